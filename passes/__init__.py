@@ -1,0 +1,1 @@
+"""Program in, program out: rewrites of jaxprs that obey a plan and decide nothing."""
