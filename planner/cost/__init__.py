@@ -1,0 +1,1 @@
+"""Seconds: hardware as data, the α–β model of collectives, the roofline of local work."""

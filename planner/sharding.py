@@ -1,0 +1,94 @@
+"""Specs as numbers: which mesh axes split each dim, one bit per mesh axis.
+
+Inside the planner a **layout** is a row of `ndim + 1` bit masks: for every dim the set of mesh axes that split it, and last
+the set of axes over which the value is still an *open* sum (each device holds a summand). Thousands of them are then one
+integer array. The order of several axes within one dim is no part of a layout; `order.py` settles it afterwards.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jax.sharding import PartitionSpec
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class MeshShape:
+    """Names and sizes of a mesh's axes; bit `i` of a mask stands for axis `i`."""
+
+    names: tuple[str, ...]
+    sizes: tuple[int, ...]
+
+    @cached_property
+    def size(self) -> Array:
+        """Number of devices along a set of axes, indexed by mask: int array of shape [2^axes]."""
+        masks = range(1 << len(self.sizes))
+        return np.array([np.prod([s for i, s in enumerate(self.sizes) if m >> i & 1], dtype=np.int64) for m in masks])
+
+    def mask(self, names: Iterable[str]) -> int:
+        """The set of axes as a mask. Raises ValueError for a name that the mesh does not have."""
+        return sum(1 << self.names.index(name) for name in names)
+
+    def axes(self, mask: int) -> tuple[str, ...]:
+        """The names in a mask, in mesh order."""
+        return tuple(name for i, name in enumerate(self.names) if mask >> i & 1)
+
+    def __str__(self) -> str:
+        return ",".join(f"{name}={size}" for name, size in zip(self.names, self.sizes))
+
+
+def canonical(spec: PartitionSpec | None, ndim: int) -> PartitionSpec:
+    """The one way to write a spec of an array of `ndim` dims: no trailing None, no one-tuples, no empty tuples."""
+    entries = [] if spec is None else [_entry(e) for e in spec]
+    if len(entries) > ndim:
+        raise ValueError(f"{spec} names {len(entries)} dims, the array has {ndim}")
+    while entries and entries[-1] is None:
+        entries.pop()
+    return PartitionSpec(*entries)
+
+
+def _entry(entry: object) -> object:
+    if not isinstance(entry, tuple):
+        return entry
+    return None if not entry else entry[0] if len(entry) == 1 else entry
+
+
+def names_of(entry: object) -> tuple[str, ...]:
+    """Mesh axes of one entry of a spec, major to minor."""
+    if entry is None or entry is PartitionSpec.UNCONSTRAINED:
+        return ()
+    return tuple(entry) if isinstance(entry, tuple) else (str(entry),)
+
+
+def to_spec(dims: Sequence[Sequence[str]]) -> PartitionSpec:
+    """A canonical spec from the mesh axes of each dim, major to minor."""
+    return canonical(PartitionSpec(*(tuple(axes) for axes in dims)), len(dims))
+
+
+def shard_elements(shape: Sequence[int], layouts: Array, mesh: MeshShape) -> Array:
+    """Local sizes of each dim under each layout: float array of shape [layouts, ndim]."""
+    return np.asarray(shape, float)[None, :] / mesh.size[layouts[:, : len(shape)]]
+
+
+def padded(local: Array, tile: tuple[int, int], row_major: bool) -> Array:
+    """Elements of a tiled buffer, of local sizes [layouts, ndim]; shape [layouts].
+
+    TPU buffers are tiled over two dims. A `row_major` buffer (arguments, results: their layout is fixed) tiles its last two
+    dims. For temporaries the compiler picks the second one, here the largest.
+    """
+    if local.shape[1] == 0:
+        return np.ones(len(local))
+    minor = _up(local[:, -1], tile[1])
+    if local.shape[1] == 1:
+        return minor
+    rest = local[:, :-1]
+    second = np.full(len(rest), rest.shape[1] - 1) if row_major else rest.argmax(1)
+    chosen = rest[np.arange(len(rest)), second]
+    return minor * rest.prod(1) / chosen * _up(chosen, tile[0])
+
+
+def _up(sizes: Array, multiple: int) -> Array:
+    return np.ceil(sizes / multiple) * multiple
