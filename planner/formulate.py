@@ -1,0 +1,173 @@
+"""Graph × strategies × cost → the integer program. The only place where they meet."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from planner.cost.hardware import Chip
+from planner.cost.model import CostModel
+from planner.errors import SpecConflictError
+from planner.graph import Aval, Edge, Graph, Node, Port, passes_open
+from planner.liveness import buffers
+from planner.reshard import STEPS, Reshard, reshard
+from planner.rules.rule import Rule
+from planner.sharding import MeshShape, names_of
+from planner.solve import problem as integer
+from planner.strategy import Strategies, enumerate_strategies
+from planner.work import compute_dtype, held_bytes, local_flops, moved_bytes, operand_avals
+
+Array = np.ndarray
+MOVED = ("copy", "const", "output")
+
+
+@dataclass(frozen=True)
+class Formulation:
+    """The integer program with what its numbers stand for: `strategies[n]` of node `n`, `links[e]` of edge `e`."""
+
+    graph: Graph
+    mesh: MeshShape
+    strategies: tuple[Strategies, ...]
+    links: tuple["LinkTable", ...]
+    problem: integer.Problem
+
+
+@dataclass(frozen=True, eq=False)
+class LinkTable:
+    """An edge's distinct layouts at both ends, and the reshard between each pair."""
+
+    sources: Array
+    targets: Array
+    row: Array
+    col: Array
+    steps: Reshard
+    seconds: Array
+
+
+def formulate(graph: Graph, mesh: MeshShape, model: CostModel, chip: Chip, limit: float, donated: frozenset[int] = frozenset()) -> Formulation:
+    """The problem of choosing one strategy per node of a graph.
+
+    Args:
+        graph: The program.
+        mesh: Axes that strategies may use.
+        model: Seconds of local work and of collectives.
+        chip: Tiles that buffers and matmuls are padded to.
+        limit: Bytes of memory per chip.
+        donated: Input nodes whose buffers the program may reuse.
+    """
+    strategies = tuple(_strategies(graph, mesh))
+    tables = _Tables(mesh, model)
+    links = tuple(tables.link(graph.aval(e.source), strategies, e) for e in graph.edges)
+    held = buffers(graph, donated)
+    cost = _costs(graph, strategies, held.stored, model, chip)
+    usage = _usages(graph, strategies, held.stored, chip)
+    edges = tuple(_edge(graph, e, link, chip, mesh) for e, link in zip(graph.edges, links))
+    live = tuple(integer.Live(now.nodes, now.edges, now.label) for now in held.live)
+    return Formulation(graph, mesh, strategies, links, integer.Problem(cost, edges, usage, live, limit))
+
+
+def _strategies(graph: Graph, mesh: MeshShape) -> Sequence[Strategies]:
+    sources = {(e.target, e.operand): e.source for e in graph.edges}
+    known: dict[object, Strategies] = {}
+    found = []
+    for n, node in enumerate(graph.nodes):
+        is_open = (node.role == "op" and passes_open(node, n, sources, graph.opened)) or Port(n) in graph.opened and node.role == "value"
+        key = (rule_key(node.rule), is_open)
+        if key not in known:
+            known[key] = enumerate_strategies(node.rule, mesh, may_be_open=is_open)
+        found.append(_pinned(node, known[key]))
+    return found
+
+
+def rule_key(rule: Rule) -> object:
+    """A hashable that is equal for rules with equal strategies."""
+    return (rule.operands, rule.results, rule.sizes, tuple(sorted(rule.reduced.items())), rule.whole, rule.linear)
+
+
+def _pinned(node: Node, strategies: Strategies) -> Strategies:
+    """Only the strategies that show the user's spec."""
+    if node.pin is None:
+        return strategies
+    layouts, mesh = strategies.result(0), strategies.mesh
+    keep = layouts[:, -1] == 0
+    entries = [*node.pin, *[None] * (layouts.shape[1] - 1 - len(node.pin))]
+    for dim, entry in enumerate(entries):
+        if entry is not node.pin.UNCONSTRAINED:
+            keep &= layouts[:, dim] == mesh.mask(names_of(entry))
+    if not keep.any():
+        raise SpecConflictError(
+            f"{node.name} {node.avals[0].dtype}{list(node.avals[0].shape)} cannot have the spec {node.pin} on mesh {mesh}"
+            f"{' at ' + node.source if node.source else ''}: every mesh axis must divide its dim; change the spec or the mesh"
+        )
+    return strategies.keep(keep)
+
+
+@dataclass
+class _Tables:
+    """Edge tables, shared between edges with equal layouts at both ends."""
+
+    mesh: MeshShape
+    model: CostModel
+    known: dict[object, tuple[Reshard, Array]] = field(default_factory=dict)
+    layouts: dict[object, tuple[Array, Array]] = field(default_factory=dict)
+
+    def link(self, aval: Aval, strategies: Sequence[Strategies], edge: Edge) -> LinkTable:
+        sources, row = self.distinct(strategies[edge.source.node], "result", edge.source.result)
+        targets, col = self.distinct(strategies[edge.target], "operand", edge.operand)
+        key = (aval.elements, aval.itemsize, sources.tobytes(), targets.tobytes(), sources.shape)
+        if key not in self.known:
+            steps = reshard(sources, targets, aval.elements, self.mesh)
+            self.known[key] = steps, self.seconds(steps, aval.itemsize)
+        return LinkTable(sources, targets, row, col, *self.known[key])
+
+    def distinct(self, strategies: Strategies, side: str, i: int) -> tuple[Array, Array]:
+        key = (id(strategies), side, i)
+        if key not in self.layouts:
+            rows = getattr(strategies, side)(i)
+            layouts, where = np.unique(rows, axis=0, return_inverse=True)
+            self.layouts[key] = layouts, where.reshape(-1)
+        return self.layouts[key]
+
+    def seconds(self, steps: Reshard, itemsize: int) -> Array:
+        total = sum(self.model.collective(s, itemsize * steps.elements[s], steps.masks[s]) for s in STEPS)
+        return np.where(steps.possible, total, np.inf)
+
+
+def _edge(graph: Graph, edge: Edge, link: LinkTable, chip: Chip, mesh: MeshShape) -> integer.Edge:
+    """The edge's seconds, and the bytes of the copy that a reshard makes."""
+    role, aval = graph.nodes[edge.target].role, graph.aval(edge.source)
+    moves = np.bitwise_or.reduce([link.steps.masks[s] for s in STEPS]) > 0
+    copied = None
+    if role == "value":
+        copied = np.where(moves, held_bytes(aval, link.sources, chip, mesh, role)[:, None], 0.0)
+    elif role in ("op", *MOVED):
+        copied = np.where(moves, held_bytes(aval, link.targets, chip, mesh, role)[None, :], 0.0)
+    return integer.Edge(edge.source.node, edge.target, link.row, link.col, link.seconds * edge.trips, copied)
+
+
+def _costs(graph: Graph, strategies: Sequence[Strategies], stored: frozenset[Port], model: CostModel, chip: Chip) -> tuple[Array, ...]:
+    """Seconds of each node's local work, all trips; places cost nothing but what their edges cost."""
+    operands = operand_avals(graph, stored)
+
+    def seconds(n: int, node: Node, s: Strategies) -> Array:
+        if node.role != "op":
+            return np.zeros(len(s))
+        kept = [Port(n, r) in stored for r in range(len(node.avals))]
+        nbytes = moved_bytes(node, operands[n], kept, s)
+        return node.trips * model.compute(local_flops(node.rule, s, chip), nbytes, compute_dtype(node, operands[n]))
+
+    return tuple(seconds(n, node, s) for n, (node, s) in enumerate(zip(graph.nodes, strategies)))
+
+
+def _usages(graph: Graph, strategies: Sequence[Strategies], stored: frozenset[Port], chip: Chip) -> tuple[Array, ...]:
+    """Bytes that each node's results hold; an open sum with a place of its own is held there."""
+    placed = {e.source for e in graph.edges if graph.nodes[e.target].role == "value"}
+
+    def held(n: int, node: Node, s: Strategies) -> Array:
+        total = np.zeros(len(s))
+        ports = [] if node.role in MOVED else [Port(n, r) for r in range(len(node.avals))]
+        for port in (p for p in ports if p in stored and p not in placed):
+            total += held_bytes(graph.aval(port), s.result(port.result), chip, s.mesh, node.role)
+        return total
+
+    return tuple(held(n, node, s) for n, (node, s) in enumerate(zip(graph.nodes, strategies)))

@@ -1,0 +1,98 @@
+"""From a function and abstract arguments to a program: jaxpr, names, donated state, fingerprint."""
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.sharding import AbstractMesh, AxisType, Mesh
+
+from passes.dce import dce
+
+
+@dataclass(frozen=True)
+class Program:
+    """A traced function.
+
+    Attributes:
+        closed: Its jaxpr without dead code.
+        in_tree: Structure of `(args, kwargs)`, static arguments left out.
+        out_tree: Structure of the result.
+        names: Name of each flat argument, such as `params['wq']`.
+        donated: For each flat argument, whether its buffer is given away.
+    """
+
+    closed: Any
+    in_tree: Any
+    out_tree: Any
+    names: tuple[str, ...]
+    donated: tuple[bool, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for equal programs: a hash of the jaxpr, its shapes and what is donated, not of source lines."""
+        text = re.sub(r" at 0x[0-9a-f]+", "", str(self.closed.jaxpr))
+        return hashlib.sha256(repr((text, self.names, self.donated)).encode()).hexdigest()[:16]
+
+    def ties(self) -> dict[int, int]:
+        """For each result that can take the place of a donated argument, that argument: equal shape and dtype, in order."""
+        free = [i for i, given in enumerate(self.donated) if given]
+        found = {}
+        for o, var in enumerate(self.closed.jaxpr.outvars):
+            same = next((i for i in free if _same(self.closed.jaxpr.invars[i].aval, var.aval)), None)
+            if same is not None:
+                found[o] = same
+                free.remove(same)
+        return found
+
+
+def _same(a: Any, b: Any) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype
+
+
+def auto_mesh(mesh: Mesh | AbstractMesh) -> Any:
+    """The same mesh with Auto axes."""
+    types = (AxisType.Auto,) * len(mesh.axis_names)
+    if isinstance(mesh, AbstractMesh):
+        return AbstractMesh(mesh.axis_sizes, mesh.axis_names, axis_types=types)
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=types)
+
+
+def trace(fun: Callable, args: Sequence[Any], kwargs: Mapping[str, Any], mesh: Mesh | AbstractMesh, **options: Any) -> Program:
+    """Traces `fun` unsharded, with the mesh in context for specs inside of it.
+
+    Args:
+        fun: Any function that `jax.jit` takes.
+        args: Arrays or ShapeDtypeStructs.
+        kwargs: Likewise.
+        mesh: The mesh that bare specs in the function refer to.
+        **options: `static_argnums`, `static_argnames`, `donate_argnums`, `donate_argnames` of `jax.jit`.
+    """
+    auto = auto_mesh(mesh)
+    with jax.sharding.use_abstract_mesh(getattr(auto, "abstract_mesh", auto)):
+        traced = jax.jit(fun, **options).trace(*map(unsharded, args), **{k: unsharded(v) for k, v in kwargs.items()})
+    infos, in_tree = jax.tree.flatten(traced.args_info)
+    names = argument_names(traced)
+    return Program(dce(traced.jaxpr), in_tree, traced.out_tree, names, tuple(info.donated for info in infos))
+
+
+def argument_names(traced: Any) -> tuple[str, ...]:
+    """Names of the flat arguments as the user wrote them."""
+    paths = jax.tree_util.tree_flatten_with_path(traced.args_info)[0]
+    written = traced.jaxpr.jaxpr.debug_info.arg_names
+    if written and len(written) == len(paths):
+        return tuple(name or f"argument {i}" for i, name in enumerate(written))
+    return tuple(jax.tree_util.keystr(path) for path, _ in paths)
+
+
+def unsharded(tree: Any) -> Any:
+    """Arrays as shapes, without their shardings; anything else as it is."""
+    return jax.tree.map(_abstract, tree)
+
+
+def _abstract(leaf: Any) -> Any:
+    if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, weak_type=leaf.weak_type)
+    return leaf

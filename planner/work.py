@@ -1,0 +1,90 @@
+"""What one device does under each strategy of a node: FLOPs, bytes through HBM, bytes held. No prices here."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from planner.cost.hardware import Chip
+from planner.graph import Aval, Graph, Node, Port
+from planner.rules.rule import Rule
+from planner.sharding import MeshShape, padded, shard_elements
+from planner.strategy import Strategies
+
+Array = np.ndarray
+SUBLANE = 8
+ROW_MAJOR = ("input", "output", "stack")
+
+
+def local_flops(rule: Rule, strategies: Strategies, chip: Chip) -> Array:
+    """FLOPs of one device, with matmul dims padded to the chip's matrix unit: shape [k]."""
+    points = strategies.local_sizes.prod(1)
+    return rule.flops * points * (_matmul_padding(rule, strategies, chip.mxu) if is_matmul(rule) else 1.0)
+
+
+def is_matmul(rule: Rule) -> bool:
+    """Two operands, a contraction, two FLOPs a point."""
+    return len(rule.operands) == 2 and rule.flops == 2 and not rule.fusible
+
+
+def _matmul_padding(rule: Rule, strategies: Strategies, mxu: int) -> Array:
+    """A 4-wide shard of a 256-wide head costs as much as 128: contracted and output dims fill whole tiles of the matrix unit.
+
+    One of the two kept dims streams through it and is padded to sublanes only; a compiler streams the one that pads less.
+    """
+    if mxu == 1:
+        return np.ones(len(strategies))
+    lhs, rhs = (_named(rule, i) for i in (0, 1))
+    out = {f for dim in rule.results[0] for f in dim}
+    m, n, k = (_product(strategies, f) for f in ((lhs - rhs) & out, (rhs - lhs) & out, (lhs & rhs) - out))
+    kept = np.minimum(_waste(m, mxu) * _waste(n, SUBLANE), _waste(m, SUBLANE) * _waste(n, mxu))
+    return kept * np.where(k > 1, _waste(k, mxu), 1.0)
+
+
+def _named(rule: Rule, i: int) -> set[int]:
+    return {f for dim in rule.operands[i] for f in dim}
+
+
+def _product(strategies: Strategies, factors: set[int]) -> Array:
+    return strategies.local_sizes[:, sorted(factors)].prod(1)
+
+
+def _waste(sizes: Array, multiple: int) -> Array:
+    return np.ceil(sizes / multiple) * multiple / sizes
+
+
+def moved_bytes(node: Node, operands: Mapping[int, tuple[Aval, bool]], stored: Sequence[bool], strategies: Strategies) -> Array:
+    """Bytes between HBM and one device's cores: stored operands read, stored results written: shape [k].
+
+    Args:
+        node: The operation.
+        operands: For each operand that is no literal, its aval and whether it lies in HBM.
+        stored: For each result, whether it goes to HBM.
+        strategies: The node's strategies.
+    """
+    touched = node.rule.touched or (1.0,) * (len(node.rule.operands) + len(node.avals))
+    reads = [(strategies.operand(i), aval, touched[i]) for i, (aval, held) in sorted(operands.items()) if held]
+    first = len(node.rule.operands)
+    writes = [(strategies.result(r), aval, touched[first + r]) for r, aval in enumerate(node.avals) if stored[r]]
+    total = np.zeros(len(strategies))
+    for layouts, aval, share in reads + writes:
+        total += share * aval.itemsize * shard_elements(aval.shape, layouts, strategies.mesh).prod(1)
+    return total
+
+
+def held_bytes(aval: Aval, layouts: Array, chip: Chip, mesh: MeshShape, role: str) -> Array:
+    """Bytes of one device's buffer under each layout, padded to the chip's tiles: shape [layouts]."""
+    return aval.itemsize * padded(shard_elements(aval.shape, layouts, mesh), chip.tile, role in ROW_MAJOR)
+
+
+def operand_avals(graph: Graph, stored: frozenset[Port]) -> Mapping[int, Mapping[int, tuple[Aval, bool]]]:
+    """For each node, for each operand, its aval and whether it lies in HBM."""
+    found: dict[int, dict[int, tuple[Aval, bool]]] = {n: {} for n in range(len(graph.nodes))}
+    for edge in graph.edges:
+        found[edge.target][edge.operand] = (graph.aval(edge.source), edge.source in stored)
+    return found
+
+
+def compute_dtype(node: Node, operands: Mapping[int, tuple[Aval, bool]]) -> str:
+    """The dtype whose FLOP/s rate applies: that of the widest operand, as the matrix unit takes operands."""
+    avals = [aval for aval, _ in operands.values()] or list(node.avals)
+    return max(avals, key=lambda a: (a.elements, a.itemsize)).dtype
