@@ -15,9 +15,7 @@ Shape = tuple[int, ...]
 Localise = Callable[[Mapping[str, Any], Sequence[Shape], Sequence[Shape]], Mapping[str, Any]]
 
 
-def same_params(
-    params: Mapping[str, Any], operands: Sequence[Shape], results: Sequence[Shape]
-) -> Mapping[str, Any]:
+def same_params(params: Mapping[str, Any], operands: Sequence[Shape], results: Sequence[Shape]) -> Mapping[str, Any]:
     """Params of the primitive on a shard, for primitives whose params hold no sizes of a sharded dim."""
     return params
 
@@ -34,16 +32,22 @@ class Rule:
         operands: For each operand, for each dim, the factors it runs over, major to minor. A dim of size 1 names none.
         results: Likewise for each result.
         sizes: Size of each factor. The product of a dim's factor sizes is the dim.
-        reduced: Factors that no result names, with how partial results combine: "sum", "max", "min", "mul", "or", "and".
+        reduced: Factors that no result names, with how partial results combine: "sum", "max", "min", "mul", "or",
+            "and".
         whole: Factors that every device needs whole (Shardy's need_replication): a sorted dim, a padded dim …
         flops: FLOPs for each point of the iteration space (the product of all factor sizes).
         linear: Groups of operands. Where all operands of one group are open sums over a mesh axis (each device holds a
-            summand), and the others are not, the results are open sums over it too: `((0, 1),)` for add, `((0,), (1,))` for mul.
+            summand), and the others are not, the results are open sums over it too: `((0, 1),)` for add,
+            `((0,), (1,))` for mul. A constant zero may count as open. Holds up to rounding and only where the
+            results are floating or complex: integers round in div, and rules do not see dtypes.
         fusible: A compiler computes it while it reads or writes a neighbour: its operands and results need no memory
             of their own when that neighbour is fusible too.
         touched: Elements that are read or written per operand and result (operands first) where this is not the whole
             array, as fractions of the array: a dynamic_update_slice touches only the update. Empty means all.
         localise: Params for a shard, from params and the local operand and result shapes.
+        positional: Factors whose shards need more than local params: the position of the device. An iota adds its
+            offset, a gather over a split table masks the rows of others, a scatter-add counts its operand once. XLA
+            does so by itself.
     """
 
     operands: tuple[Dims, ...]
@@ -56,14 +60,13 @@ class Rule:
     fusible: bool = False
     touched: tuple[float, ...] = ()
     localise: Localise = same_params
+    positional: frozenset[int] = frozenset()
 
     def splittable(self) -> tuple[int, ...]:
-        """Factors that a mesh axis may split, in order: large enough, not whole, leading in every dim that names them."""
+        """Factors that a mesh axis may split, in order: not whole, and leading in every dim that names them."""
         dims = [dim for dims in self.operands + self.results for dim in dims]
         return tuple(
-            f
-            for f, size in enumerate(self.sizes)
-            if size > 1 and f not in self.whole and self._leads(f, dims)
+            f for f, size in enumerate(self.sizes) if size > 1 and f not in self.whole and self._leads(f, dims)
         )
 
     def _leads(self, factor: int, dims: Sequence[Factors]) -> bool:

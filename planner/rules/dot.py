@@ -1,0 +1,62 @@
+"""Matrix products: batch dims, free dims of either side, and contracted dims that leave partial sums."""
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+from planner.rules.labels import Shapes, Whole, labelled
+from planner.rules.registry import register
+from planner.rules.rule import Rule
+
+Pair = tuple[Sequence[int], Sequence[int]]
+
+
+def _row(free: str, rank: int, contracted: Sequence[int], batch: Sequence[int]) -> list[Any]:
+    row: list[Any] = [(free, d) for d in range(rank)]
+    for letter, dims in ("c", contracted), ("b", batch):
+        for i, d in enumerate(dims):
+            row[d] = (letter, i)
+    return row
+
+
+def _free(row: Sequence[Any]) -> list[Any]:
+    return [label for label in row if label[0] in "lr"]
+
+
+@register("dot_general")
+def dot_general(in_shapes: Shapes, out_shapes: Shapes, dimension_numbers: tuple[Pair, Pair], **_: Any) -> Rule:
+    """A multiply and an add at each point of batch × lhs free × rhs free × contracted."""
+    (lhs_c, rhs_c), (lhs_b, rhs_b) = dimension_numbers
+    lhs = _row("l", len(in_shapes[0]), lhs_c, lhs_b)
+    rhs = _row("r", len(in_shapes[1]), rhs_c, rhs_b)
+    results = [[*(lhs[d] for d in lhs_b), *_free(lhs), *_free(rhs)]]
+    reduced = {("c", i): "sum" for i in range(len(lhs_c))}
+    return labelled([lhs, rhs], results, in_shapes, out_shapes, reduced=reduced, work=2.0, linear=((0,), (1,)))
+
+
+@register("ragged_dot_general")
+def ragged_dot_general(in_shapes: Shapes, out_shapes: Shapes, ragged_dot_dimension_numbers: Any, **_: Any) -> Rule:
+    """Rows in groups, each group with a matrix of its own: the ragged dim and the groups are whole.
+
+    Which group a row meets depends on all rows before it, and each row meets one matrix only.
+    """
+    n = ragged_dot_dimension_numbers
+    (lhs_c, rhs_c), (lhs_b, rhs_b) = n.dot_dimension_numbers
+    lhs = _row("l", len(in_shapes[0]), lhs_c, lhs_b)
+    rhs = _row("r", len(in_shapes[1]), rhs_c, rhs_b)
+    group = Whole("group")
+    named = {lhs[d]: Whole("ragged", d) for d in n.lhs_ragged_dimensions}
+    named |= {rhs[d]: group for d in n.rhs_group_dimensions}
+    result = [*(lhs[d] for d in lhs_b), *_free(lhs), *(la for la in _free(rhs) if named.get(la) != group)]
+    result = result if n.rhs_group_dimensions else [group, *result]
+    sizes = [*(Whole("sizes", d) for d in range(len(in_shapes[2]) - 1)), group]
+    lhs, rhs, result = ([named.get(la, la) for la in row] for row in (lhs, rhs, result))
+    return labelled(
+        [lhs, rhs, sizes],
+        [result],
+        in_shapes,
+        out_shapes,
+        reduced={("c", i): "sum" for i in range(len(lhs_c))},
+        work=2.0 * prod(in_shapes[0][d] for d in n.lhs_ragged_dimensions),
+        linear=((0,), (1,)),
+    )
