@@ -13,12 +13,13 @@ operands; only equations inside change. So nothing is traced again but the repla
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import jax
 import jaxlib
+from jax.core import Tracer
 from jax.extend import source_info_util
 from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, JaxprEqn, Literal, Var, gensym, jaxpr_as_fun
 
@@ -29,7 +30,7 @@ Replacement = Fun | ClosedJaxpr | None
 Replace = Callable[[Path, JaxprEqn], Replacement]
 Border = Callable[[Path, Sequence[Any]], Fun | None]
 
-_LIBRARY = tuple(os.path.dirname(package.__file__) + os.sep for package in (jax, jaxlib))
+_LIBRARY = tuple(os.path.join(package.__path__[0], "") for package in (jax, jaxlib))
 
 
 def show(path: Path) -> str:
@@ -52,6 +53,13 @@ def source(eqn: JaxprEqn) -> str:
     frames = eqn.source_info.traceback.frames if eqn.source_info.traceback else ()
     user = (frame for frame in frames if not frame.file_name.startswith(_LIBRARY))
     return next((f"{frame.file_name}:{frame.line_num} ({frame.function_name})" for frame in user), "")
+
+
+def locate(path: Path, eqn: JaxprEqn | None = None) -> str:
+    """Where an error is: the path and, of an equation, the primitive and the user's line."""
+    if eqn is None:
+        return f"at {show(path) or 'the top'}"
+    return f"at {show(path)}, {primitive_name(eqn)} from {source(eqn) or 'an unknown line'}"
 
 
 def as_fun(closed: ClosedJaxpr) -> Callable[..., list[Any]]:
@@ -133,18 +141,25 @@ def _map_eqn(eqn: JaxprEqn, path: Path, f: Callable[[Path, Jaxpr], Jaxpr]) -> Ja
 
 
 def _renewed(name: str, param: Any, new: Mapping[str, Jaxpr]) -> Any:
-    values = [
-        value if key not in new else ClosedJaxpr(new[key], value.consts) if isinstance(value, ClosedJaxpr) else new[key]
-        for key, value in _members(name, param)
-    ]
     if not isinstance(param, tuple):
-        return values[0]
+        return _swapped(param, new.get(name))
+    values = [_swapped(value, new.get(key)) for key, value in _members(name, param)]
     return type(param)(*values) if hasattr(param, "_fields") else tuple(values)
+
+
+def _swapped(value: Any, body: Jaxpr | None) -> Any:
+    if body is None:
+        return value
+    return ClosedJaxpr(body, value.consts) if isinstance(value, ClosedJaxpr) else body
 
 
 def _global(effects: Any) -> set[Any]:
     """Effects that are not tied to one operand, as reading a mutable array is."""
-    return {effect for effect in effects if not hasattr(effect, "input")}
+    return {effect for effect in effects if _target(effect) is None}
+
+
+def _target(effect: Any) -> Var | None:
+    return getattr(effect, "input", None)
 
 
 def with_eqns(body: Jaxpr, eqns: Sequence[JaxprEqn], outvars: Sequence[Atom] | None = None) -> Jaxpr:
@@ -260,14 +275,14 @@ def _traced_inside(f: Fun, avals: Sequence[Any], eqn: JaxprEqn | None, maps: Seq
 
 
 def _check(path: Path, eqn: JaxprEqn | None, closed: ClosedJaxpr, avals: Sequence[Any]) -> None:
-    where = f"at {show(path) or 'the top'}" + (f", {primitive_name(eqn)} from {source(eqn)}" if eqn else "")
+    where = locate(path, eqn)
     types = [[(x.shape, x.dtype) if hasattr(x, "shape") else x for x in xs] for xs in (closed.out_avals, avals)]
     if types[0] != types[1]:
         raise ValueError(
             f"{where}: the replacement returns {list(closed.out_avals)} instead of {list(avals)};"
             " it must return the results of what it replaces, shapes and dtypes alike"
         )
-    if any(isinstance(value, jax.core.Tracer) for value in closed.consts):
+    if any(isinstance(value, Tracer) for value in closed.consts):
         raise ValueError(f"{where}: the replacement holds on to a traced value; pass it as an operand")
 
 
@@ -286,9 +301,41 @@ def _instance(eqn: JaxprEqn, env: dict[Var, Atom], origin: JaxprEqn | None) -> J
 def _substituted(eqn: JaxprEqn, env: Mapping[Var, Atom]) -> JaxprEqn:
     if not any(isinstance(v, Var) and v in env for v in eqn.invars):
         return eqn
-    effects = {e.replace(_read(env, e.input)) if isinstance(getattr(e, "input", None), Var) else e for e in eqn.effects}
+    effects = {_moved(effect, env) for effect in eqn.effects}
     return eqn.replace(invars=[_read(env, v) for v in eqn.invars], effects=effects)
+
+
+def _moved(effect: Any, env: Mapping[Var, Atom]) -> Any:
+    target = _target(effect)
+    return effect if target is None else effect.replace(_read(env, target))
 
 
 def _read(env: Mapping[Var, Atom], v: Atom) -> Atom:
     return env.get(v, v) if isinstance(v, Var) else v
+
+
+def share(closed: ClosedJaxpr, label: Callable[[JaxprEqn], Hashable | None]) -> ClosedJaxpr:
+    """Keeps one of several equations of a body that do the same to the same value.
+
+    Args:
+        closed: The program.
+        label: What an equation does, or None to leave it alone. Labelled equations have one operand, one result and no
+            effect, and doing it twice is doing it once: `f(f(x))` becomes `f(x)`.
+    """
+
+    def merge(path: Path, body: Jaxpr) -> Jaxpr:
+        env: dict[Var, Atom] = {}
+        done: dict[tuple[Var, Hashable], Var] = {}
+        eqns = []
+        for eqn in (_substituted(eqn, env) for eqn in body.eqns):
+            what = label(eqn)
+            if what is None or isinstance(eqn.invars[0], Literal):
+                eqns.append(eqn)
+            elif (eqn.invars[0], what) in done:
+                env[eqn.outvars[0]] = done[eqn.invars[0], what]
+            else:
+                eqns.append(eqn)
+                done |= {(v, what): eqn.outvars[0] for v in (eqn.invars[0], eqn.outvars[0])}
+        return with_eqns(body, eqns, [_read(env, v) for v in body.outvars]) if env else body
+
+    return map_bodies(closed, merge)

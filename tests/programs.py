@@ -85,8 +85,8 @@ def linear_solve(x):
 
 def nested(x):
     def layer(c, row):
-        c = jax.checkpoint(lambda c: scaled(jax.jit(halved)(c)) @ c)(c)
-        return jax.lax.cond(row[0] > 0.0, lambda c: c * 0.1, jnp.sin, c), None
+        c = jax.checkpoint(lambda c: scaled(jax.jit(halved)(c)) @ c * 0.005)(c)
+        return jax.lax.cond(row[0] > 0.0, lambda c: c * 0.5, jnp.sin, c), None
 
     return jax.lax.scan(layer, x, x)[0]
 

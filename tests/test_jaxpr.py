@@ -248,7 +248,7 @@ def test_compiled_metadata_leads_to_the_user():
     text = lowered.as_text(debug_info=True)
     assert "meshplan/exp" in text
     assert f'test_jaxpr.py":{line.split(":")[1].split(" ")[0]}' in text
-    hlo = lowered.compile().as_text()
+    hlo = lowered.compile().as_text() or ""
     assert "attention" in hlo and "meshplan/exp" in hlo and "test_jaxpr.py" in hlo
 
 

@@ -1,0 +1,126 @@
+"""Pins operands and results of addressed equations to a sharding.
+
+With pins `{(0,): Pin((P("x"), None), (P("x"),)), (1,): Pin((P("x"), None), (None,))}` the program
+
+    {x w v. a = dot_general x w; b = dot_general x v}
+
+becomes
+
+    {x w v. y = sharding_constraint[x] x; c = dot_general y w; a = sharding_constraint[x] c; b = dot_general y v}
+
+Equations of one body that want the same value in the same spec read one constraint, so that the collective that it asks
+for runs once. What is inserted carries the name `meshplan` behind the user's own in its name stack.
+"""
+
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+
+from passes import jaxpr
+from passes.jaxpr import Path
+
+Specs = tuple[PartitionSpec | None, ...]
+SCOPE = "meshplan"
+
+
+@dataclass(frozen=True)
+class Pin:
+    """Specs for the operands and results of one equation, in order; None leaves a value alone."""
+
+    operands: Specs
+    results: Specs
+
+
+def constrain(
+    closed: Any, pins: Mapping[Path, Pin], mesh: Mesh | AbstractMesh, inputs: Mapping[Path, Specs] | None = None
+) -> Any:
+    """The program with the given values constrained to the given specs.
+
+    Args:
+        closed: The program, a closed jaxpr.
+        pins: For equations, what to pin. On an equation that holds a jaxpr, such as a scan, this means the whole
+            operands and results; address the equations or inputs inside to pin one trip's values.
+        mesh: Its axes are named by the specs. Explicit axes are taken as Auto ones.
+        inputs: For bodies, specs of their inputs: `()` is the program itself, `(3, "jaxpr")` the body of equation 3.
+
+    Raises:
+        ValueError: A path is not in the program, or a spec does not fit its value.
+    """
+    inputs = inputs or {}
+    mesh = mesh.update(axis_types=(AxisType.Auto,) * len(mesh.axis_names))
+    _check_paths(closed, pins, inputs)
+
+    def replace(path: Path, eqn: Any) -> Callable | None:
+        return _pinned(path, eqn, pins[path], mesh) if path in pins else None
+
+    def enter(path: Path, types: Sequence[Any]) -> Callable | None:
+        if path not in inputs:
+            return None
+        put = _putter(jaxpr.locate(path), "inputs", inputs[path], types, mesh)
+        return lambda *xs: put(xs)
+
+    return jaxpr.share(jaxpr.rewrite(closed, replace, enter), _inserted)
+
+
+def _pinned(path: Path, eqn: Any, pin: Pin, mesh: Mesh | AbstractMesh) -> Callable:
+    where = jaxpr.locate(path, eqn)
+    operands = _putter(where, "operands", pin.operands, [v.aval for v in eqn.invars], mesh)
+    results = _putter(where, "results", pin.results, [v.aval for v in eqn.outvars], mesh)
+    return lambda *xs: results(jaxpr.bind(eqn, *operands(xs)))
+
+
+def _putter(
+    where: str, what: str, specs: Specs, types: Sequence[Any], mesh: Mesh | AbstractMesh
+) -> Callable[[Sequence[Any]], list[Any]]:
+    """A function that constrains values of these types to these specs."""
+    if len(specs) != len(types):
+        raise ValueError(
+            f"{where}: {len(specs)} specs for {len(types)} {what}; give one for each, None to leave it alone"
+        )
+    shardings = [spec if spec is None else _sharding(where, mesh, spec, aval) for spec, aval in zip(specs, types)]
+
+    @jax.named_scope(SCOPE)
+    def put(xs: Sequence[Any]) -> list[Any]:
+        return [x if s is None else jax.lax.with_sharding_constraint(x, s) for x, s in zip(xs, shardings)]
+
+    return put
+
+
+def _sharding(where: str, mesh: Mesh | AbstractMesh, spec: PartitionSpec, aval: Any) -> NamedSharding:
+    if reason := _misfit(dict(mesh.shape), spec, aval.shape):
+        raise ValueError(f"{where}: cannot pin {aval.str_short()} to {spec}: {reason}")
+    return NamedSharding(mesh, spec)
+
+
+def _misfit(sizes: Mapping[Any, int], spec: PartitionSpec, shape: Sequence[int]) -> str:
+    """Why the spec cannot lay out an array of this shape; empty if it can."""
+    dims = [dim if isinstance(dim, tuple) else (dim,) for dim in spec]
+    axes = [[axis for axis in dim if axis not in (None, PartitionSpec.UNCONSTRAINED)] for dim in dims]
+    used = [axis for dim in axes for axis in dim]
+    if len(spec) > len(shape):
+        return f"the spec has {len(spec)} dims, the value {len(shape)}"
+    if strange := [axis for axis in used if axis not in sizes]:
+        return f"the mesh has no axis {strange[0]!r}, only {', '.join(map(repr, sizes))}"
+    if len(used) != len(set(used)):
+        return "an axis may split one dim only"
+    shards = [math.prod(sizes[axis] for axis in dim) for dim in axes]
+    uneven = [f"{size} is not divisible by {n}" for size, n in zip(shape, shards) if size % n]
+    return uneven[0] if uneven else ""
+
+
+def _check_paths(closed: Any, pins: Mapping[Path, Pin], inputs: Mapping[Path, Specs]) -> None:
+    eqns = dict(jaxpr.walk(closed))
+    bodies = {()} | {(*path, key) for path, eqn in eqns.items() for key, _ in jaxpr.subjaxprs(eqn)}
+    unknown = [jaxpr.show(path) for path in pins if path not in eqns]
+    unknown += [jaxpr.show(path) for path in inputs if path not in bodies]
+    if unknown:
+        raise ValueError(f"no such equation or body: {', '.join(unknown)}; take paths from walk() on this very program")
+
+
+def _inserted(eqn: Any) -> Hashable | None:
+    ours = str(eqn.source_info.name_stack).split("/")[-1] == SCOPE
+    return eqn.params["sharding"] if ours and jaxpr.primitive_name(eqn) == "sharding_constraint" else None
