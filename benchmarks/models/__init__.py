@@ -1,0 +1,20 @@
+"""Transformers as pure functions on abstract arrays: PaLM, Llama 3 and MT-NLG at their real sizes, and tiny ones.
+
+A **workload** is a callable without arguments that returns `(fun, abstract_args)`: nothing is allocated until
+somebody asks for it. `benchmarks.models.palm.decode_540b_b512` is one.
+"""
+
+from benchmarks.models import llama as llama
+from benchmarks.models import mt_nlg as mt_nlg
+from benchmarks.models import palm as palm
+from benchmarks.models.config import Config as Config
+from benchmarks.models.weights import init as init
+from benchmarks.models.workloads import Family as Family
+from benchmarks.models.workloads import materialise as materialise
+
+FAMILIES = {"palm": palm.FAMILY, "llama": llama.FAMILY, "mt_nlg": mt_nlg.FAMILY}
+
+
+def tiny(family: str) -> Config:
+    """Sizes of `family` ("palm", "llama" or "mt_nlg") for a CPU: float32, and 8 devices can split every dim."""
+    return FAMILIES[family].config("tiny")
