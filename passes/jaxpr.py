@@ -20,8 +20,8 @@ from typing import Any
 import jax
 import jaxlib
 from jax.core import Tracer
-from jax.extend import source_info_util
 from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, JaxprEqn, Literal, Var, gensym, jaxpr_as_fun
+from jax.extend.source_info_util import user_context
 
 Path = tuple[int | str, ...]
 Atom = Var | Literal
@@ -82,6 +82,11 @@ def subjaxprs(eqn: JaxprEqn) -> list[tuple[str, Jaxpr]]:
         for key, value in _members(name, param)
         if isinstance(value, ClosedJaxpr | Jaxpr)
     ]
+
+
+def variables(atoms: Sequence[Atom]) -> list[Var]:
+    """The atoms that are variables, not literals."""
+    return [v for v in atoms if isinstance(v, Var)]
 
 
 def _members(name: str, param: Any) -> list[tuple[str, Any]]:
@@ -246,7 +251,7 @@ class _Splice:
         _check(path, eqn, closed, [v.aval for v in outs])
         env: dict[Var, Atom] = dict(zip(closed.jaxpr.invars, ins))
         env |= {v: Literal(value, v.aval) for v, value in zip(closed.jaxpr.constvars, closed.consts)}
-        self.eqns += [_instance(inner, env, eqn) for inner in closed.eqns]
+        self.eqns += [_placed(_instance(inner, env), eqn, closed) for inner in closed.eqns]
         return [_read(env, v) for v in closed.jaxpr.outvars]
 
 
@@ -256,7 +261,7 @@ def _traced(f: Fun, avals: Sequence[Any], eqn: JaxprEqn | None, maps: Sequence[J
         return _traced_inside(f, avals, eqn, maps)
     context: AbstractContextManager = eqn.ctx.manager if eqn else nullcontext()
     traceback = eqn.source_info.traceback if eqn else None
-    with context, source_info_util.user_context(traceback):
+    with context, user_context(traceback):
         return jax.make_jaxpr(lambda *xs: list(f(*xs)))(*avals)
 
 
@@ -286,20 +291,27 @@ def _check(path: Path, eqn: JaxprEqn | None, closed: ClosedJaxpr, avals: Sequenc
         raise ValueError(f"{where}: the replacement holds on to a traced value; pass it as an operand")
 
 
-def _instance(eqn: JaxprEqn, env: dict[Var, Atom], origin: JaxprEqn | None) -> JaxprEqn:
-    """A copy of `eqn` with fresh results, entered into `env`, under the name stack of `origin`."""
+def _instance(eqn: JaxprEqn, env: dict[Var, Atom]) -> JaxprEqn:
+    """A copy of `eqn` with fresh results, entered into `env`."""
     fresh = gensym()
     outs = [v if isinstance(v, DropVar) else fresh(v.aval) for v in eqn.outvars]
     copy = _substituted(eqn, env).replace(outvars=outs)
     env |= {old: new for old, new in zip(eqn.outvars, outs)}
+    return copy
+
+
+def _placed(eqn: JaxprEqn, origin: JaxprEqn | None, closed: ClosedJaxpr) -> JaxprEqn:
+    """`eqn` of `closed` where `origin` stood. JAX's own functions are traced once, for their first caller."""
     if origin is None:
-        return copy
+        return eqn
+    library = (closed.jaxpr.debug_info.func_filename or "").startswith(_LIBRARY)
+    traceback = (origin if library else eqn).source_info.traceback
     stack = origin.source_info.name_stack + eqn.source_info.name_stack
-    return copy.replace(source_info=eqn.source_info.replace(name_stack=stack))
+    return eqn.replace(source_info=eqn.source_info.replace(traceback=traceback, name_stack=stack))
 
 
 def _substituted(eqn: JaxprEqn, env: Mapping[Var, Atom]) -> JaxprEqn:
-    if not any(isinstance(v, Var) and v in env for v in eqn.invars):
+    if not any(v in env for v in variables(eqn.invars)):
         return eqn
     effects = {_moved(effect, env) for effect in eqn.effects}
     return eqn.replace(invars=[_read(env, v) for v in eqn.invars], effects=effects)
