@@ -1,0 +1,9 @@
+"""The partitioning integer program: numbers in, a proven choice out."""
+
+from .problem import Edge as Edge
+from .problem import Live as Live
+from .problem import Problem as Problem
+from .problem import Solution as Solution
+from .problem import evaluate as evaluate
+from .problem import peak as peak
+from .solve import solve as solve

@@ -1,0 +1,108 @@
+"""Solve the partitioning integer program to proven optimality, or to a certified gap when work runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from .free import TOLERANCE, Best, minimise
+from .limited import exact_within
+from .memory import Memory
+from .network import Impossible, network
+from .problem import Problem, Solution, evaluate, peak
+from .simplify import simplify
+
+Progress = Callable[[str, float, float], None]
+
+
+def solve(problem: Problem, *, work: float = 1.0, progress: Progress | None = None) -> Solution:
+    """The best choice of a problem, checked by `evaluate` and `peak`, which share no code with this.
+
+    Args:
+        problem: Costs may be infinite to exclude strategies; bytes are never negative. `starts` are tried first, and the
+            answer is never worse than the best feasible one.
+        work: Scales the branch-and-bound nodes allowed. Never a time: the same input gives the same answer anywhere.
+        progress: Called with the stage, the best seconds so far and the bound.
+
+    Returns:
+        The solution. If no choice of finite cost exists, "infeasible" with `seconds` and `excess` infinite; if every
+        such choice needs too much memory, "infeasible" with the least `excess`, and among those the fewest seconds.
+    """
+    report = progress or (lambda stage, seconds, bound: None)
+    nodes = max(1, int(10_000 * work))
+    memory = Memory(problem)
+    fits = Best(
+        lambda choice: evaluate(problem, choice) if peak(problem, choice) <= problem.limit else np.inf
+    )
+    free = Best(lambda choice: evaluate(problem, choice))
+    for start in problem.starts:
+        fits.offer(tuple(start))
+        free.offer(tuple(start))
+    bound = _unconstrained(problem, free, nodes)
+    report("memory ignored", free.seconds, bound)
+    if not np.isfinite(free.seconds):
+        return Solution(tuple([0] * len(problem.cost)), np.inf, np.inf, "infeasible", np.inf)
+    fits.offer(free.choice)
+    if fits.proven(bound):
+        return _solution(fits, bound)
+    bound = max(bound, _within(problem, memory, fits, free.choice, nodes))
+    report("memory", fits.seconds, bound)
+    if np.isfinite(fits.seconds):
+        return _solution(fits, bound)
+    return _least_excess(problem, memory, free, nodes)
+
+
+def _within(
+    problem: Problem, memory: Memory, best: Best, hint: tuple[int, ...], nodes: int, soft: bool = False
+) -> float:
+    try:
+        net = simplify(network(problem, memory.member))
+        if not net.unary:
+            best.offer(net.lift({}))
+            return best.seconds
+        return exact_within(net, memory, best, memory.rows(hint) > memory.limit, nodes, soft)
+    except Impossible:
+        return best.seconds
+
+
+def _least_excess(problem: Problem, memory: Memory, free: Best, nodes: int) -> Solution:
+    """When nothing fits: as few bytes over the limit as possible, then as few seconds."""
+
+    def excess(choice: Sequence[int]) -> float:
+        over = peak(problem, choice) - problem.limit
+        return max(0.0, over) if np.isfinite(evaluate(problem, choice)) else np.inf
+
+    def within(choice: Sequence[int]) -> float:
+        return evaluate(problem, choice) if excess(choice) <= least.seconds else np.inf
+
+    least = Best(excess)
+    least.offer(free.choice)
+    _within(_costless(problem), memory, least, free.choice, nodes, soft=True)
+    best = Best(within)
+    best.offer(least.choice)
+    relaxed = replace(problem, limit=peak(problem, least.choice))
+    bound = _within(relaxed, Memory(relaxed), best, free.choice, nodes)
+    return Solution(best.choice, best.seconds, min(bound, best.seconds), "infeasible", least.seconds)
+
+
+def _costless(problem: Problem) -> Problem:
+    """The problem in which all that is possible is free."""
+    edges = tuple(replace(e, cost=np.where(np.isfinite(e.cost), 0.0, np.inf)) for e in problem.edges)
+    return replace(
+        problem, cost=tuple(np.where(np.isfinite(c), 0.0, np.inf) for c in problem.cost), edges=edges
+    )
+
+
+def _unconstrained(problem: Problem, best: Best, nodes: int) -> float:
+    none = np.zeros((0, len(problem.cost) + len(problem.edges)))
+    try:
+        return minimise(network(problem, none), best, nodes)
+    except Impossible:
+        return np.inf
+
+
+def _solution(best: Best, bound: float) -> Solution:
+    proven = best.seconds - bound <= TOLERANCE * abs(best.seconds)
+    return Solution(best.choice, best.seconds, min(bound, best.seconds), "optimal" if proven else "feasible")
