@@ -5,14 +5,14 @@ closes over, its carries, its scanned inputs and its stacked outputs are nodes o
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from passes.jaxpr import Path, is_literal, source, subjaxprs
-from planner.graph import Aval, Edge, Graph, Node, Port, identity, stacked, with_places
+from passes.jaxpr import Path, source, subjaxprs
+from planner.graph import Aval, Edge, Graph, Loop, Node, Port, identity, stacked, with_places
 from planner.rules import Rule, rule_for
 
 CALLS = ("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call", "custom_lin")
@@ -37,8 +37,8 @@ def build_graph(closed: Any, names: Sequence[str], ties: dict[int, int], pins: "
     inputs = [build.place("input", n, v.aval, pin=p) for n, v, p in zip(names, closed.jaxpr.invars, pins.inputs)]
     results = build.visit(closed.jaxpr, [*constants, *inputs], (), 1.0)
     outputs = tuple(build.output(i, port, var, inputs, ties, pins) for i, (port, var) in enumerate(zip(results, closed.jaxpr.outvars)))
-    graph = Graph(tuple(build.nodes), tuple(build.edges), tuple(p.node for p in inputs), outputs, tuple(build.notes))
-    return with_places(graph)
+    nodes, edges, notes, loops = map(tuple, (build.nodes, build.edges, build.notes, build.loops))
+    return with_places(Graph(nodes, edges, tuple(p.node for p in inputs), outputs, notes, loops=loops))
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class _Build:
     nodes: list[Node] = field(default_factory=list)
     edges: list[Edge] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    loops: list[Loop] = field(default_factory=list)
     clock: int = 0
 
     def tick(self) -> int:
@@ -122,53 +123,71 @@ class _Build:
     def scan(self, eqn: Any, operands: list[Port | None], path: Path, trips: float) -> list[Port | None]:
         (key, body), length = subjaxprs(eqn)[0], eqn.params["length"]
         consts, carries = eqn.params["num_consts"], eqn.params["num_carry"]
-        inner, where = trips * length, dict(path=path, source=source(eqn), time=self.tick())
-        hold = [self.place("const", f"scan const {i}", v.aval, p, trips=trips, **where) if p else None for i, (p, v) in enumerate(zip(operands[:consts], body.invars))]
-        carry = [self.place("carry", f"scan carry {i}", v.aval, p, trips=trips, **where) for i, (p, v) in enumerate(zip(operands[consts:], body.invars[consts : consts + carries]))]
-        xs = [self.slice(p, v.aval, length, trips, where) for p, v in zip(operands[consts + carries :], body.invars[consts + carries :])]
-        ys = [self.add("stack", f"scan output {i}", stacked(v.aval.shape, stack=True), [_stack(v.aval, length)], trips=trips, **where) for i, v in enumerate(body.outvars[carries:])]
-        results = self.visit(body, [*hold, *carry, *xs], (*path, key), inner)
-        targets = [*(p.node for p in carry), *ys]
-        for port, target in zip(results, targets):
-            self.join(port, target, 0, inner)
-        self.keep_until_now([*hold, *carry, *xs])
-        return [Port(t) for t in targets]
-
-    def slice(self, port: Port | None, aval: Any, length: int, trips: float, where: dict[str, Any]) -> Port:
-        node = self.add("slice", "scan input", stacked(aval.shape, stack=False), [aval], trips=trips, **where)
-        self.join(port, node, 0, trips)
-        return Port(node)
-
-    def keep_until_now(self, ports: Sequence[Port | None]) -> None:
-        """The loop is over: what it reads is needed until here."""
-        for port in ports:
-            if port is not None:
-                node = self.nodes[port.node]
-                self.nodes[port.node] = Node(**{**node.__dict__, "end": self.clock})
+        at = self.border(eqn, path, trips)
+        ins = list(zip(operands, body.invars))
+        held = [self.border_place("const", p, v.aval, at) for p, v in ins[:consts]]
+        carry = [self.place("carry", "loop carry", v.aval, p, **at) for p, v in ins[consts : consts + carries]]
+        sliced = [self.slice(p, v.aval, at) for p, v in ins[consts + carries :]]
+        stacks = [self.stack(v.aval, length, at) for v in body.outvars[carries:]]
+        inputs, targets = [*held, *carry, *sliced], [*carry, *stacks]
+        results = self.visit(body, inputs, (*path, key), trips * length)
+        self.close_loop(path, inputs, targets, results, trips * length, [((*path, key), inputs)])
+        return list(targets)
 
     def while_loop(self, eqn: Any, operands: list[Port | None], path: Path, trips: float) -> list[Port | None]:
         subs = dict(subjaxprs(eqn))
-        test, body = subs["cond_jaxpr"], subs["body_jaxpr"]
         n, m = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
-        where = dict(path=path, source=source(eqn), time=self.tick())
-        self.notes.append(f"unknown trip count of the while loop at {where['source'] or 'the program'}: costs are those of one trip")
-        hold = [self.place("const", f"while const {i}", v.aval, p, trips=trips, **where) if p else None for i, (p, v) in enumerate(zip(operands[: n + m], eqn.invars))]
-        carry = [self.place("carry", f"while carry {i}", v.aval, p, trips=trips, **where) for i, (p, v) in enumerate(zip(operands[n + m :], eqn.invars[n + m :]))]
-        self.visit(test, [*hold[:n], *carry], (*path, "cond_jaxpr"), trips)
-        results = self.visit(body, [*hold[n:], *carry], (*path, "body_jaxpr"), trips)
-        for port, target in zip(results, carry):
-            self.join(port, target.node, 0, trips)
-        self.keep_until_now([*hold, *carry])
+        at = self.border(eqn, path, trips)
+        self.notes.append(f"unknown trip count of the while loop at {at['source'] or 'the program'}: costs are those of one trip")
+        ins = list(zip(operands, eqn.invars))
+        held = [self.border_place("const", p, v.aval, at) for p, v in ins[: n + m]]
+        carry = [self.place("carry", "loop carry", v.aval, p, **at) for p, v in ins[n + m :]]
+        test, inner = [*held[:n], *carry], [*held[n:], *carry]
+        self.visit(subs["cond_jaxpr"], test, (*path, "cond_jaxpr"), trips)
+        results = self.visit(subs["body_jaxpr"], inner, (*path, "body_jaxpr"), trips)
+        bodies = [((*path, "cond_jaxpr"), test), ((*path, "body_jaxpr"), inner)]
+        self.close_loop(path, [*held, *carry], carry, results, trips, bodies)
         return list(carry)
 
     def branches(self, eqn: Any, operands: list[Port | None], path: Path, trips: float) -> list[Port | None]:
         """All branches are counted as if each ran: an upper bound."""
-        joined = [self.place("value", "cond", v.aval, None, trips=trips, path=path, source=source(eqn)) for v in eqn.outvars]
+        at = self.border(eqn, path, trips)
+        joined = [self.place("value", "cond", v.aval, **at) for v in eqn.outvars]
         for key, inner in subjaxprs(eqn):
             results = self.visit(inner, operands[1:], (*path, key), trips)
             for port, target in zip(results, joined):
                 self.join(port, target.node, 0, trips)
+        self.loops.append(Loop(path, (None,) * len(eqn.invars), tuple(p.node for p in joined)))
         return list(joined)
+
+    def border(self, eqn: Any, path: Path, trips: float) -> dict[str, Any]:
+        return {"path": path, "trips": trips, "source": source(eqn), "time": self.tick()}
+
+    def border_place(self, role: str, port: Port | None, aval: Any, at: dict[str, Any]) -> Port | None:
+        """A place for what enters a loop; a literal needs none."""
+        return None if port is None else self.place(role, f"loop {role}", aval, port, **at)
+
+    def slice(self, port: Port | None, aval: Any, at: dict[str, Any]) -> Port:
+        node = self.add("slice", "loop input", stacked(aval.shape, stack=False), [aval], **at)
+        self.join(port, node, 0, at["trips"])
+        return Port(node)
+
+    def stack(self, aval: Any, length: int, at: dict[str, Any]) -> Port:
+        outer = aval.update(shape=(length, *aval.shape))
+        return Port(self.add("stack", "loop output", stacked(aval.shape, stack=True), [outer], **at))
+
+    def close_loop(self, path: Path, inputs: Sequence[Port | None], targets: Sequence[Port], results: Sequence[Port | None], trips: float, bodies: Any) -> None:
+        """What a body returns goes to its targets; what the loop reads is needed until now."""
+        for port, target in zip(results, targets):
+            self.join(port, target.node, 0, trips)
+        for port in (p for p in inputs if p is not None):
+            self.nodes[port.node] = replace(self.nodes[port.node], end=self.clock)
+        nodes = _nodes(inputs)
+        self.loops.append(Loop(path, nodes, tuple(p.node for p in targets), tuple((b, _nodes(i)) for b, i in bodies)))
+
+
+def _nodes(ports: Sequence[Port | None]) -> tuple[int | None, ...]:
+    return tuple(None if p is None else p.node for p in ports)
 
 
 LOOPS: dict[str, Callable[..., list[Port | None]]] = {"scan": _Build.scan, "while": _Build.while_loop, "cond": _Build.branches}
@@ -191,5 +210,6 @@ def aval_of(aval: Any) -> Aval:
     return Aval(tuple(aval.shape), str(aval.dtype), aval.dtype.itemsize)
 
 
-def _stack(aval: Any, length: int) -> Any:
-    return aval.update(shape=(length, *aval.shape))
+def is_literal(atom: Any) -> bool:
+    """Whether an operand is a constant written into the equation."""
+    return hasattr(atom, "val")

@@ -85,6 +85,16 @@ class Edge:
 
 
 @dataclass(frozen=True)
+class Loop:
+    """The places at a loop's border: nodes of its operands and results, and of the inputs of each of its bodies."""
+
+    path: Path
+    operands: tuple[int | None, ...]
+    results: tuple[int, ...]
+    bodies: tuple[tuple[Path, tuple[int | None, ...]], ...] = ()
+
+
+@dataclass(frozen=True)
 class Graph:
     """Nodes and edges of a program.
 
@@ -101,6 +111,7 @@ class Graph:
     outputs: tuple[int, ...]
     notes: tuple[str, ...] = ()
     opened: frozenset[Port] = frozenset()
+    loops: tuple[Loop, ...] = ()
 
     def aval(self, port: Port) -> Aval:
         """Aval of the value at a port."""
@@ -143,8 +154,8 @@ def _sums(rule: Rule) -> bool:
 
 
 def passes_open(node: Node, n: int, sources: Mapping[tuple[int, int], Port], opened: set[Port]) -> bool:
-    """Whether an operation is linear in operands that may be open."""
-    linear = node.rule.linear if node.rule.fusible else ()
+    """Whether an operation is linear in operands that may be open. Integers round, so only floats count."""
+    linear = node.rule.linear if node.rule.fusible and "float" in node.avals[0].dtype else ()
     return any(all(sources.get((n, i)) in opened for i in group) for group in linear)
 
 

@@ -66,7 +66,10 @@ def _stores(reader: Node) -> bool:
 
 def _held(graph: Graph, readers: Mapping[Port, Sequence[Edge]], stored: frozenset[Port], donated: frozenset[int], last: int) -> Iterator[_Interval]:
     for n, node in enumerate(graph.nodes):
-        reads = [e for port in _ports(n, node) if port in stored for e in readers.get(port, ())]
+        ports = [port for port in _ports(n, node) if port in stored]
+        if not ports:
+            continue
+        reads = [e for port in ports for e in readers.get(port, ())]
         stop = max((_until(graph.nodes[e.target], last) for e in reads), default=node.time)
         whole_program = node.role == "input" and (n not in donated or n in graph.outputs)
         yield _Interval(0 if node.role == "input" else node.time, last if whole_program else max(stop, node.time), False, n)

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
-from passes.dce import dce
+from passes.dce import eliminate
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def trace(fun: Callable, args: Sequence[Any], kwargs: Mapping[str, Any], mesh: M
         traced = jax.jit(fun, **options).trace(*map(unsharded, args), **{k: unsharded(v) for k, v in kwargs.items()})
     infos, in_tree = jax.tree.flatten(traced.args_info)
     names = argument_names(traced)
-    return Program(dce(traced.jaxpr), in_tree, traced.out_tree, names, tuple(info.donated for info in infos))
+    return Program(eliminate(traced.jaxpr), in_tree, traced.out_tree, names, tuple(info.donated for info in infos))
 
 
 def argument_names(traced: Any) -> tuple[str, ...]:

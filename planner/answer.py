@@ -1,0 +1,193 @@
+"""From the solver's choice to the plan: specs, pins, expected collectives, what holds memory."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from passes.jaxpr import show
+from planner.cost.model import CostModel
+from planner.formulate import Formulation
+from planner.graph import Edge, Node, Port
+from planner.notation import Notation
+from planner.order import Ordered, dim_axes
+from planner.plan import Collective, Holder, Operation, Spec
+from planner.reshard import STEPS
+from planner.solve import live_bytes
+
+TOP = 12
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A formulation with a strategy and an order of axes for every node."""
+
+    formulation: Formulation
+    choice: Sequence[int]
+    ordered: Ordered
+    model: CostModel
+    letters: Notation
+
+    def spec(self, port: Port) -> Spec:
+        """Mesh axes of each dim of the value at a port."""
+        rule = self.formulation.graph.nodes[port.node].rule
+        return tuple(dim_axes(rule.results[port.result], self.ordered.orders[port.node]))
+
+    def operand_spec(self, edge: Edge) -> Spec:
+        """Mesh axes of each dim of a value as the edge's target reads it."""
+        rule = self.formulation.graph.nodes[edge.target].rule
+        return tuple(dim_axes(rule.operands[edge.operand], self.ordered.orders[edge.target]))
+
+    def open_axes(self, port: Port) -> tuple[str, ...]:
+        """Mesh axes over which the value at a port is still to be summed."""
+        f = self.formulation
+        return f.mesh.axes(int(f.strategies[port.node].result(port.result)[self.choice[port.node], -1]))
+
+    def open_operand(self, edge: Edge) -> bool:
+        """Whether the edge's target takes an open sum."""
+        strategies = self.formulation.strategies[edge.target]
+        return bool(strategies.operand(edge.operand)[self.choice[edge.target], -1])
+
+    @cached_property
+    def operands(self) -> Mapping[tuple[int, int], Edge]:
+        """The edge into each operand of each node."""
+        return {(e.target, e.operand): e for e in self.formulation.graph.edges}
+
+    @cached_property
+    def homes(self) -> Mapping[Port, Port]:
+        """Where an open sum is closed: the port of its `value` node."""
+        graph = self.formulation.graph
+        return {e.source: Port(e.target) for e in graph.edges if graph.nodes[e.target].role == "value"}
+
+
+def operations(answer: Answer) -> Iterator[Operation]:
+    """Every equation with its pins, in program order, and the loops with theirs."""
+    graph = answer.formulation.graph
+    for n in sorted(range(len(graph.nodes)), key=lambda n: (graph.nodes[n].time, n)):
+        if graph.nodes[n].role == "op":
+            yield _operation(answer, n, graph.nodes[n])
+    yield from _loops(answer)
+
+
+def _operation(answer: Answer, n: int, node: Node) -> Operation:
+    f, x = answer.formulation, answer.choice[n]
+    return Operation(
+        path=show(node.path),
+        primitive=node.name,
+        source=node.source,
+        notation=answer.letters.operation(node, answer.ordered.orders[n], answer.open_axes(Port(n))),
+        trips=node.trips,
+        seconds=float(f.problem.cost[n][x]),
+        flops=float(node.trips * node.rule.flops * f.strategies[n].local_sizes[x].prod()),
+        operands=tuple(_operand_pin(answer, n, i) for i in range(len(node.rule.operands))),
+        results=tuple(_result_pin(answer, Port(n, r)) for r in range(len(node.avals))),
+    )
+
+
+def _operand_pin(answer: Answer, n: int, i: int) -> Spec | None:
+    """Pin an operand that changes its layout on the way; one that is read as it lies needs none."""
+    edge = answer.operands.get((n, i))
+    if edge is None or not answer.formulation.graph.aval(edge.source).shape or answer.open_operand(edge):
+        return None
+    wanted = answer.operand_spec(edge)
+    lies = answer.spec(edge.source) if not answer.open_axes(edge.source) else None
+    return None if wanted == lies and _is_place(answer, edge.source) is False else wanted
+
+
+def _is_place(answer: Answer, port: Port) -> bool:
+    return answer.formulation.graph.nodes[port.node].role in ("copy", "const")
+
+
+def _result_pin(answer: Answer, port: Port) -> Spec | None:
+    home = answer.homes.get(port, port)
+    if not answer.formulation.graph.aval(port).shape or answer.open_axes(home):
+        return None
+    return answer.spec(home)
+
+
+def _loops(answer: Answer) -> Iterator[Operation]:
+    """Loops pin what they take and what they give."""
+    graph = answer.formulation.graph
+    for loop in graph.loops:
+        some = next(n for n in (*loop.results, *loop.operands) if n is not None)
+        yield Operation(
+            path=show(loop.path),
+            primitive="loop",
+            source=graph.nodes[some].source,
+            notation="",
+            trips=graph.nodes[some].trips,
+            seconds=0.0,
+            flops=0.0,
+            operands=tuple(_taken(answer, n) for n in loop.operands),
+            results=tuple(_shown(answer, n) for n in loop.results),
+        )
+
+
+def _taken(answer: Answer, n: int | None) -> Spec | None:
+    """The layout that a place takes its operand in."""
+    dims = () if n is None else answer.formulation.graph.nodes[n].rule.operands[0]
+    return tuple(dim_axes(dims, answer.ordered.orders[n])) if n is not None and dims else None
+
+
+def _shown(answer: Answer, n: int | None) -> Spec | None:
+    """The layout that a place shows its readers."""
+    return None if n is None or not answer.formulation.graph.nodes[n].avals[0].shape else answer.spec(Port(n))
+
+
+def bodies(answer: Answer) -> dict[str, tuple[Spec | None, ...]]:
+    """Pins of the inputs of each loop body."""
+    loops = answer.formulation.graph.loops
+    return {show(path): tuple(_shown(answer, n) for n in nodes) for loop in loops for path, nodes in loop.bodies}
+
+
+def collectives(answer: Answer) -> Iterator[Collective]:
+    """Every collective that the plan expects, in program order."""
+    graph = answer.formulation.graph
+    for i in sorted(range(len(graph.edges)), key=lambda i: (graph.nodes[graph.edges[i].target].time, i)):
+        yield from _reshard(answer, i, graph.edges[i])
+
+
+def _reshard(answer: Answer, i: int, edge: Edge) -> Iterator[Collective]:
+    f, link = answer.formulation, answer.formulation.links[i]
+    at = link.row[answer.choice[edge.source.node]], link.col[answer.choice[edge.target]]
+    for step in STEPS:
+        mask = int(link.steps.masks[step][at])
+        if mask:
+            nbytes = float(link.steps.elements[step][at]) * f.graph.aval(edge.source).itemsize
+            yield _collective(answer, edge, step, mask, nbytes, float(answer.model.collective(step, nbytes, mask)))
+    for permute in answer.ordered.permutes.get(i, ()):
+        yield _collective(answer, edge, "permute", permute.mask, permute.nbytes, permute.seconds)
+
+
+def _collective(answer: Answer, edge: Edge, kind: str, mask: int, nbytes: float, seconds: float) -> Collective:
+    source, target = (answer.formulation.graph.nodes[n] for n in (edge.source.node, edge.target))
+    where = source if target.role in ("value", "output") else target
+    return Collective(
+        kind=kind,
+        axes=answer.formulation.mesh.axes(mask),
+        nbytes=nbytes,
+        trips=edge.trips,
+        seconds=edge.trips * seconds,
+        value=source.name if source.role in ("input", "op") else f"{source.role} {source.name}",
+        path=show(where.path),
+        source=where.source or source.source,
+    )
+
+
+def holders(answer: Answer) -> tuple[float, tuple[Holder, ...]]:
+    """Bytes of a chip at the peak, and what holds most of them."""
+    problem, graph = answer.formulation.problem, answer.formulation.graph
+    live = max(problem.live, key=lambda now: live_bytes(problem, now, answer.choice))
+    found = [(float(problem.usage[n][answer.choice[n]]), _describe(graph.nodes[n])) for n in live.nodes]
+    for i in live.edges:
+        edge, table = problem.edges[i], problem.edges[i].usage
+        if table is not None:
+            nbytes = float(table[edge.row[answer.choice[edge.u]], edge.col[answer.choice[edge.v]]])
+            found.append((nbytes, f"moved copy of {_describe(graph.nodes[edge.u])}"))
+    top = sorted((pair for pair in found if pair[0] > 0), key=lambda pair: (-pair[0], pair[1]))[:TOP]
+    return live_bytes(problem, live, answer.choice), tuple(Holder(name=name, nbytes=nbytes) for nbytes, name in top)
+
+
+def _describe(node: Node) -> str:
+    aval = node.avals[0]
+    where = f" at {node.source}" if node.source and node.role != "input" else ""
+    return f"{node.name} {aval.dtype}{list(aval.shape)}{where}"

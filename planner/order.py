@@ -1,0 +1,101 @@
+"""The order of several mesh axes within one dim, settled after the layouts.
+
+From a dim split by (x, y), gathering y is one all_gather; gathering x first needs a permute. The integer program chooses
+*sets* of axes, which is a relaxation: its bound stays a bound. Here each node picks an order for every factor that two or
+more axes split, so that the permutes cost least: the same kind of problem, with at most a few orders per node.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import permutations, product
+
+import numpy as np
+
+from planner.cost.model import CostModel
+from planner.formulate import Formulation
+from planner.graph import Edge, Node
+from planner.sharding import names_of
+from planner.solve import Problem, evaluate, solve
+from planner.solve import problem as integer
+
+Array = np.ndarray
+Order = Mapping[int, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Permute:
+    """A dim of an edge whose axes must change places: seconds are for one trip, `mask` are the axes."""
+
+    mask: int
+    nbytes: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Ordered:
+    """For each node, for each factor, its mesh axes major to minor; for each edge the permutes that remain."""
+
+    orders: tuple[Order, ...]
+    permutes: Mapping[int, tuple[Permute, ...]]
+    seconds: float
+
+
+def order_axes(formulation: Formulation, choice: Sequence[int], model: CostModel) -> Ordered:
+    """The cheapest orders for a choice of strategies."""
+    domains = [list(_orders(formulation, n, x)) for n, x in enumerate(choice)]
+    edges = tuple(_edge(formulation, i, e, domains, choice, model) for i, e in enumerate(formulation.graph.edges))
+    cost = tuple(np.zeros(len(d)) for d in domains)
+    problem = Problem(cost, edges, cost)
+    picked = solve(problem).choice
+    orders = tuple(domain[i] for domain, i in zip(domains, picked))
+    permutes = {i: tuple(_permutes(formulation, i, e, orders[e.source.node], orders[e.target], choice, model)) for i, e in enumerate(formulation.graph.edges)}
+    return Ordered(orders, {i: p for i, p in permutes.items() if p}, evaluate(problem, picked))
+
+
+def _orders(formulation: Formulation, n: int, x: int) -> Iterator[Order]:
+    """Every order of the axes on each factor; the user's own where a spec is pinned."""
+    strategies, mesh = formulation.strategies[n], formulation.mesh
+    sets = {f: mesh.axes(int(m)) for f, m in enumerate(strategies.factor_masks[x]) if m}
+    fixed = _user_order(formulation.graph.nodes[n])
+    options = [[fixed[f]] if f in fixed else list(permutations(axes)) for f, axes in sets.items()]
+    for picked in product(*options):
+        yield dict(zip(sets, picked))
+
+
+def _user_order(node: Node) -> Order:
+    if node.pin is None:
+        return {}
+    dims = zip(node.rule.results[0], node.pin)
+    return {dim[0]: names_of(entry) for dim, entry in dims if dim and len(names_of(entry)) > 0}
+
+
+def dim_axes(dims: Sequence[Sequence[int]], order: Order) -> list[tuple[str, ...]]:
+    """Mesh axes of each dim, major to minor."""
+    return [tuple(axis for f in dim for axis in order.get(f, ())) for dim in dims]
+
+
+def _edge(formulation: Formulation, i: int, edge: Edge, domains: Sequence[Sequence[Order]], choice: Sequence[int], model: CostModel) -> integer.Edge:
+    sources, targets = domains[edge.source.node], domains[edge.target]
+    cost = np.array([[sum(p.seconds for p in _permutes(formulation, i, edge, a, b, choice, model)) for b in targets] for a in sources])
+    return integer.Edge(edge.source.node, edge.target, np.arange(len(sources)), np.arange(len(targets)), cost * edge.trips)
+
+
+def _permutes(formulation: Formulation, i: int, edge: Edge, a: Order, b: Order, choice: Sequence[int], model: CostModel) -> Iterator[Permute]:
+    graph, mesh = formulation.graph, formulation.mesh
+    source = dim_axes(graph.nodes[edge.source.node].rule.results[edge.source.result], a)
+    target = dim_axes(graph.nodes[edge.target].rule.operands[edge.operand], b)
+    for have, want in zip(source, target):
+        if not follows(have, want):
+            mask = mesh.mask({*have, *want})
+            aval = graph.aval(edge.source)
+            nbytes = aval.elements * aval.itemsize / mesh.size[mesh.mask({x for axes in target for x in axes})]
+            yield Permute(mask, nbytes, float(model.collective("permute", np.asarray(nbytes), np.asarray(mask))))
+
+
+def follows(have: Sequence[str], want: Sequence[str]) -> bool:
+    """Whether `want` is reached from `have` by dropping minor axes and adding new ones as the minor-most.
+
+    follows("xyz", "x"), follows("x", "xyz"), follows("xy", "xz"), but not follows("xyz", "yz").
+    """
+    kept = [axis for axis in have if axis in want]
+    return list(have[: len(kept)]) == kept == list(want[: len(kept)])

@@ -1,0 +1,197 @@
+"""The stages of planning in the order in which data flows. Functions only; nothing here reads the clock."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import jax
+import numpy as np
+
+from planner.answer import Answer, bodies, collectives, holders, operations
+from planner.build import build_graph
+from planner.cost.collectives import groups
+from planner.cost.hardware import Machine
+from planner.cost.model import CostModel, Roofline
+from planner.errors import DoesNotFitError, MeshError
+from planner.formulate import Formulation, formulate
+from planner.graph import Graph, Port
+from planner.layouts import Layout, layouts, restrict, weight_matmuls
+from planner.notation import notation
+from planner.order import order_axes
+from planner.plan import Known, Plan, Value, key_of
+from planner.sharding import MeshShape
+from planner.solve import Problem, Solution, evaluate, peak, solve
+from planner.trace import Program
+from planner.user_specs import user_pins
+
+Progress = Callable[[str, float, float], None]
+GB = 1e9
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a program is planned for.
+
+    Attributes:
+        mesh: A Mesh or AbstractMesh with Auto axes.
+        limit: Bytes of memory per chip.
+        work: Scales the solver's deterministic work limit.
+    """
+
+    mesh: Any
+    machine: Machine
+    limit: float
+    work: float = 1.0
+
+    @property
+    def shape(self) -> MeshShape:
+        """The mesh's axes."""
+        return MeshShape(tuple(self.mesh.axis_names), tuple(self.mesh.shape.values()))
+
+    @property
+    def model(self) -> CostModel:
+        """Seconds on this machine and mesh."""
+        return Roofline(self.machine.chip, groups(self.machine.links(self.mesh)))
+
+
+def graph_of(program: Program, setting: Setting, in_shardings: Any, out_shardings: Any) -> Graph:
+    """The program's graph with the user's specs on it."""
+    pins = user_pins(program, in_shardings, out_shardings, setting.shape)
+    return build_graph(program.closed, program.names, program.ties(), pins)
+
+
+def formulation_of(program: Program, graph: Graph, setting: Setting) -> Formulation:
+    """The integer program. Raises MeshError when a mesh axis can split nothing."""
+    donated = frozenset(n for n, given in zip(graph.inputs, program.donated) if given)
+    found = formulate(graph, setting.shape, setting.model, setting.machine.chip, setting.limit, donated)
+    for a, (name, size) in enumerate(zip(setting.shape.names, setting.shape.sizes)):
+        if size > 1 and not any((s.factor_masks >> a & 1).any() for s in found.strategies if len(s)):
+            sizes = sorted({d for node in graph.nodes for d in node.rule.sizes if d > 1})
+            raise MeshError(
+                f"mesh axis {name}={size} divides no dim of this program (dim sizes {', '.join(map(str, sizes[:12]))}): "
+                f"choose a mesh whose axes divide them"
+            )
+    return found
+
+
+def known_layouts(formulation: Formulation, work: float) -> tuple[tuple[Known, Solution], ...]:
+    """Every known layout at its best, in the same integer program."""
+    weights = weight_matmuls(formulation.graph)
+    if not weights:
+        return ()
+    best: dict[str, tuple[Known, Solution]] = {}
+    for layout in _distinct(layouts(len(formulation.mesh.sizes)), formulation.mesh):
+        solution = solve(restrict(formulation, layout, weights), work=work)
+        entry = (_known(formulation, layout, solution), solution)
+        if layout.name not in best or _rank(entry) < _rank(best[layout.name]):
+            best[layout.name] = entry
+    return tuple(best.values())
+
+
+def _rank(entry: tuple[Known, Solution]) -> tuple[bool, float]:
+    return entry[0].seconds is None, entry[1].seconds
+
+
+def _distinct(every: Sequence[Layout], mesh: MeshShape) -> Iterator[Layout]:
+    """Variants that differ by more than swapping axes of equal size."""
+    seen = set()
+    for layout in every:
+        shape = tuple(tuple(sorted(mesh.sizes[a] for a in range(len(mesh.sizes)) if m >> a & 1)) for m in (layout.rows, layout.model, layout.other))
+        if (layout.name, shape) not in seen:
+            seen.add((layout.name, shape))
+            yield layout
+
+
+def _known(formulation: Formulation, layout: Layout, solution: Solution) -> Known:
+    mesh = formulation.mesh
+    parts = (("rows", layout.rows), ("model", layout.model), ("other", layout.other))
+    axes = "  ".join(f"{what} {''.join(mesh.axes(mask))}" for what, mask in parts if mask)
+    if not np.isfinite(solution.seconds):
+        return Known(name=layout.name, axes=axes, seconds=None, peak_bytes=None, note="no such layout of this program")
+    held = peak(formulation.problem, solution.choice)
+    if solution.status == "infeasible":
+        return Known(name=layout.name, axes=axes, seconds=None, peak_bytes=held, note=f"needs {solution.excess / GB:.1f} GB more per chip")
+    return Known(name=layout.name, axes=axes, seconds=solution.seconds, peak_bytes=held)
+
+
+def solved(formulation: Formulation, starts: Sequence[Solution], work: float, progress: Progress | None) -> Solution:
+    """The best plan. The known layouts are among the starts, so that it is never worse than they are."""
+    usable = tuple(s.choice for s in starts if s.status != "infeasible")
+    return solve(replace(formulation.problem, starts=usable), work=work, progress=progress)
+
+
+def plan_of(program: Program, formulation: Formulation, solution: Solution, known: Sequence[Known], setting: Setting, function: str) -> Plan:
+    """The plan of a choice of strategies."""
+    letters = notation(formulation.graph)
+    ordered = order_axes(formulation, solution.choice, setting.model)
+    answer = Answer(formulation, solution.choice, ordered, setting.model, letters)
+    nbytes, top = holders(answer)
+    plan = Plan(
+        versions=versions(),
+        program=program.fingerprint,
+        function=function,
+        mesh=dict(zip(setting.shape.names, setting.shape.sizes)),
+        machine=setting.machine.name,
+        seconds=evaluate(formulation.problem, solution.choice) + ordered.seconds,
+        bound=solution.bound,
+        status=solution.status if not ordered.seconds else "feasible",
+        peak_bytes=nbytes,
+        limit=setting.limit,
+        legend=letters.legend(),
+        arguments=_values(answer, program.names, _keys(program.in_tree), formulation.graph.inputs),
+        results=_values(answer, [f"result {i}" for i in range(len(formulation.graph.outputs))], _keys(program.out_tree), formulation.graph.outputs),
+        operations=tuple(operations(answer)),
+        bodies=bodies(answer),
+        collectives=tuple(collectives(answer)),
+        known=tuple(known),
+        holders=top,
+        notes=formulation.graph.notes,
+    )
+    plan._trees = (program.in_tree, program.out_tree)
+    return plan
+
+
+def _values(answer: Answer, names: Sequence[str], keys: Sequence[Any], nodes: Sequence[int]) -> tuple[Value, ...]:
+    usage, graph = answer.formulation.problem.usage, answer.formulation.graph
+    return tuple(
+        Value(
+            name=name,
+            key=key,
+            shape=graph.nodes[n].avals[0].shape,
+            dtype=graph.nodes[n].avals[0].dtype,
+            spec=answer.spec(Port(n)),
+            nbytes=float(usage[n][answer.choice[n]]),
+        )
+        for name, key, n in zip(names, keys, nodes)
+    )
+
+
+def _keys(tree: Any) -> list[Any]:
+    full = jax.tree.unflatten(tree, list(range(tree.num_leaves)))
+    return [key_of(path) for path, _ in jax.tree_util.tree_flatten_with_path(full)[0]]
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decided."""
+    return {name: _version(name) for name in ("meshplan", "jax", "ortools")}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def explain_misfit(formulation: Formulation, solution: Solution, smallest: str, setting: Setting) -> DoesNotFitError:
+    """The error for a program that no plan fits into memory."""
+    letters = notation(formulation.graph)
+    ordered = order_axes(formulation, solution.choice, setting.model)
+    nbytes, top = holders(Answer(formulation, solution.choice, ordered, setting.model, letters))
+    lines = "\n".join(f"  {holder.nbytes / GB:8.2f} GB  {holder.name}" for holder in top[:6])
+    return DoesNotFitError(
+        f"no plan fits: the thriftiest needs {nbytes / GB:.2f} GB per chip, {solution.excess / GB:.2f} GB more than the "
+        f"{setting.limit / GB:.2f} GB of {setting.machine.name} on mesh {setting.shape}. What takes it:\n{lines}\n{smallest}",
+        solution.excess,
+    )
