@@ -51,7 +51,7 @@ def constrain(
         ValueError: A path is not in the program, or a spec does not fit its value.
     """
     inputs = inputs or {}
-    mesh = mesh.update(axis_types=(AxisType.Auto,) * len(mesh.axis_names))
+    mesh = auto(mesh)
     _check_paths(closed, pins, inputs)
 
     def replace(path: Path, eqn: Any) -> Callable | None:
@@ -64,6 +64,11 @@ def constrain(
         return lambda *xs: put(xs)
 
     return jaxpr.share(jaxpr.rewrite(closed, replace, enter), _inserted)
+
+
+def auto(mesh: Mesh | AbstractMesh) -> Mesh | AbstractMesh:
+    """The mesh with Auto axes, on which a program may be told its shardings anywhere."""
+    return mesh.update(axis_types=(AxisType.Auto,) * len(mesh.axis_names))
 
 
 def _pinned(path: Path, eqn: Any, pin: Pin, mesh: Mesh | AbstractMesh) -> Callable:

@@ -1,0 +1,162 @@
+"""Matmuls that run the collective beside them as a ring, for use inside of a `shard_map` (Wang et al., ASPLOS 2023).
+
+Each of the `n` steps multiplies the chunk that a device holds while the next one travels. Gathering `x` with `n = 2`,
+
+    {x w. y = all_gather x; c = dot_general y w}
+
+becomes
+
+    {x w. p = ppermute x; a = dot_general x w; b = dot_general p w; c = a and b, each in its place}
+
+Where a chunk lies depends on the device, so each step slices or updates at an offset that is only known when it runs.
+Gathering a contracted dim adds the chunks in another order on each device: the copies of the result are equal up to
+rounding, not bit by bit.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Axis = str | tuple[str, ...]
+DotDims = tuple[tuple[Sequence[int], Sequence[int]], tuple[Sequence[int], Sequence[int]]]
+Loops = tuple[int, ...]
+
+
+def loops(dimension_numbers: DotDims, lhs_ndim: int, rhs_ndim: int) -> tuple[Loops, Loops, Loops]:
+    """Names the loops of a `dot_general` by numbers: for each dim of lhs, of rhs and of the result, its loop."""
+    (lhs_contract, rhs_contract), (lhs_batch, rhs_batch) = dimension_numbers
+    lhs, rhs = list(range(lhs_ndim)), list(range(lhs_ndim, lhs_ndim + rhs_ndim))
+    for left, right in zip((*lhs_contract, *lhs_batch), (*rhs_contract, *rhs_batch)):
+        rhs[right] = lhs[left]
+    common = set(lhs) & set(rhs)
+    kept = [loop for loop in (*lhs, *rhs) if loop not in common]
+    return tuple(lhs), tuple(rhs), tuple([lhs[d] for d in lhs_batch] + kept)
+
+
+@dataclass(frozen=True)
+class _Dot:
+    """A `dot_general` that is computed chunk by chunk. Narrow floats are summed as float32, as in one plain matmul."""
+
+    dimension_numbers: DotDims
+    precision: Any
+    dtype: Any
+
+    def __call__(self, operands: Sequence[jax.Array]) -> jax.Array:
+        lhs, rhs = operands
+        kinds = {"precision": self.precision, "preferred_element_type": self.sum_dtype}
+        return lax.dot_general(lhs, rhs, self.dimension_numbers, **kinds)
+
+    @property
+    def sum_dtype(self) -> Any:
+        narrow = jnp.issubdtype(self.dtype, jnp.floating) and jnp.finfo(self.dtype).bits < 32
+        return jnp.float32 if narrow else self.dtype
+
+
+def all_gather_matmul(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    dimension_numbers: DotDims,
+    *,
+    axis_name: Axis,
+    gather_dim: int,
+    operand: int = 0,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+) -> jax.Array:
+    """`dot_general` of an operand that is gathered over a mesh axis, without waiting for all of it.
+
+    Args:
+        lhs: This device's lhs.
+        rhs: This device's rhs.
+        dimension_numbers: As in `lax.dot_general`.
+        axis_name: The mesh axis, or axes from major to minor, over which the chunks are spread.
+        gather_dim: The dim of the gathered operand that is in chunks: kept, contracted or batch. The other operand has
+            a matching dim, if any, whole.
+        operand: Which one is gathered, 0 for lhs or 1 for rhs.
+        precision: As in `lax.dot_general`.
+        preferred_element_type: As in `lax.dot_general`.
+
+    Returns:
+        What `dot_general` gives for the gathered operand, whole on every device.
+    """
+    dot = _Dot(dimension_numbers, precision, preferred_element_type or jnp.result_type(lhs, rhs))
+    *terms, out = loops(dimension_numbers, lhs.ndim, rhs.ndim)
+    loop, operands = terms[operand][gather_dim], [lhs, rhs]
+    size, n, me = operands[operand].shape[gather_dim], lax.axis_size(axis_name), lax.axis_index(axis_name)
+    total = None
+    for step in range(n):
+        at = (me - step) % n * size
+        parts = [x if i == operand else _chunk(x, terms[i], loop, at, size) for i, x in enumerate(operands)]
+        if step + 1 < n:
+            operands[operand] = _to_next(operands[operand], axis_name)
+        total = _put(total, dot(parts), out, loop, at, n)
+    assert total is not None
+    return total.astype(dot.dtype)
+
+
+def _put(total: jax.Array | None, part: jax.Array, out: Loops, loop: int, at: jax.Array, n: int) -> jax.Array:
+    """Adds a chunk's product to the sum or, where the loop is a dim of the result, puts it there."""
+    if loop not in out:
+        return part if total is None else total + part
+    dim = out.index(loop)
+    if total is None:
+        total = jnp.zeros([size * n if d == dim else size for d, size in enumerate(part.shape)], part.dtype)
+    return lax.dynamic_update_slice_in_dim(total, part, at, dim)
+
+
+def matmul_reduce_scatter(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    dimension_numbers: DotDims,
+    *,
+    axis_name: Axis,
+    scatter_dim: int,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+) -> jax.Array:
+    """`dot_general` whose results are summed over a mesh axis, each device keeping one chunk of the sum.
+
+    The travelling sum has the dtype of the result, as in a plain reduce-scatter.
+
+    Args:
+        lhs: This device's lhs.
+        rhs: This device's rhs.
+        dimension_numbers: As in `lax.dot_general`.
+        axis_name: The mesh axis, or axes from major to minor, to sum over and to spread the chunks over.
+        scatter_dim: The dim of the result to split.
+        precision: As in `lax.dot_general`.
+        preferred_element_type: As in `lax.dot_general`.
+
+    Returns:
+        This device's chunk of the sum.
+
+    Raises:
+        ValueError: The axis does not divide the dim.
+    """
+    dot = _Dot(dimension_numbers, precision, preferred_element_type or jnp.result_type(lhs, rhs))
+    *terms, out = loops(dimension_numbers, lhs.ndim, rhs.ndim)
+    loop, n, me = out[scatter_dim], lax.axis_size(axis_name), lax.axis_index(axis_name)
+    (whole, *_) = [x.shape[term.index(loop)] for x, term in zip((lhs, rhs), terms) if loop in term]
+    if whole % n:
+        raise ValueError(f"cannot scatter dim {scatter_dim} of size {whole} over {n} devices of axis {axis_name!r}")
+    total = None
+    for step in range(n):
+        at = (me - step - 1) % n * (whole // n)
+        part = dot([_chunk(x, term, loop, at, whole // n) for x, term in zip((lhs, rhs), terms)])
+        total = part if total is None else part + _to_next(total, axis_name).astype(part.dtype)
+        total = total.astype(dot.dtype)
+    assert total is not None
+    return total
+
+
+def _chunk(x: jax.Array, term: Loops, loop: int, at: jax.Array, size: int) -> jax.Array:
+    return lax.dynamic_slice_in_dim(x, at, size, term.index(loop)) if loop in term else x
+
+
+def _to_next(x: jax.Array, axis_name: Axis) -> jax.Array:
+    n = lax.axis_size(axis_name)
+    return lax.ppermute(x, axis_name, [(i, (i + 1) % n) for i in range(n)])

@@ -1,0 +1,207 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import programs
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.extend.core import check_jaxpr  # noqa: TID251
+from jax.sharding import PartitionSpec as P
+
+from passes import jaxpr
+from passes.collective_matmul import Site, all_gather_matmul, fuse, matmul_reduce_scatter
+from passes.jaxpr import Path
+
+MATMUL = (((1,), (0,)), ((), ()))
+
+
+def whole_numbers(seed, shape, dtype):
+    """Small whole numbers: every sum of the tests is exact in bfloat16, so values are equal and not merely close."""
+    return jnp.asarray(np.random.default_rng(seed).integers(-2, 3, size=shape), dtype)
+
+
+@st.composite
+def dots(draw):
+    """A dot_general of loops b (batch), m, k, n in any order of dims: operand shapes are 8 each."""
+    lhs, rhs = draw(st.permutations("bmk")), draw(st.permutations("bkn"))
+    numbers = (((lhs.index("k"),), (rhs.index("k"),)), ((lhs.index("b"),), (rhs.index("b"),)))
+    return lhs, rhs, numbers, draw(st.sampled_from([2, 4, 8])), draw(st.sampled_from([jnp.float32, jnp.bfloat16]))
+
+
+def spec(dims, **axes):
+    return P(*(axes.get(dim) for dim in dims))
+
+
+def same(run, plain, dtype):
+    """Values and gradients of both functions of two operands are equal."""
+    args = [whole_numbers(i, (8, 8, 8), dtype) for i in range(2)]
+    weight = whole_numbers(2, (8, 8, 8), dtype) / 2
+
+    def both(fun):
+        loss = lambda a, b: jnp.sum(fun(a, b).astype(jnp.float32) * weight)  # noqa: E731
+        return fun(*args), jax.grad(loss, (0, 1))(*args)
+
+    (out, grads), (expected, slopes) = (jax.jit(functools.partial(both, fun))() for fun in (run, plain))
+    assert out.dtype == expected.dtype
+    np.testing.assert_array_equal(out, expected)
+    np.testing.assert_array_equal(grads[0], slopes[0])
+    np.testing.assert_array_equal(grads[1], slopes[1])
+
+
+def fused(site, n, numbers, dtype):
+    args = [jax.ShapeDtypeStruct((8, 8, 8), dtype)] * 2
+    closed = jax.make_jaxpr(lambda a, b: jax.lax.dot_general(a, b, numbers))(*args)
+    new = fuse(closed, {(0,): site}, programs.mesh(*n))
+    check_jaxpr(new.jaxpr)
+    assert "ppermute" in [jaxpr.primitive_name(eqn) for _, eqn in jaxpr.walk(new)]
+    return lambda a, b: jaxpr.as_fun(new)(a, b)[0]
+
+
+@pytest.mark.parametrize("operand, dim", [(0, "b"), (0, "m"), (0, "k"), (1, "b"), (1, "k"), (1, "n")])
+@settings(max_examples=3)
+@given(dots(), st.booleans())
+def test_all_gather(operand, dim, dot, by_hand):
+    lhs, rhs, numbers, n, dtype = dot
+    split = spec((lhs, rhs)[operand], **{dim: "x"})
+    specs = (P(), split) if operand else (split, P())
+    run = fused(Site("all_gather", "x", specs[0], specs[1], P()), (n,), numbers, dtype)
+    if by_hand:
+        local = functools.partial(
+            all_gather_matmul,
+            dimension_numbers=numbers,
+            axis_name="x",
+            gather_dim=(lhs, rhs)[operand].index(dim),
+            operand=operand,
+        )
+        run = jax.shard_map(local, mesh=programs.mesh(n), in_specs=specs, out_specs=P(), check_vma=False)
+    same(run, lambda a, b: jax.lax.dot_general(a, b, numbers), dtype)
+
+
+@pytest.mark.parametrize("scattered", ["b", "m", "n"])
+@settings(max_examples=4)
+@given(dots(), st.booleans())
+def test_reduce_scatter(scattered, dot, by_hand):
+    lhs, rhs, numbers, n, dtype = dot
+    specs = (spec(lhs, k="x"), spec(rhs, k="x"), spec("bmn", **{scattered: "x"}))
+    run = fused(Site("reduce_scatter", "x", *specs), (n,), numbers, dtype)
+    if by_hand:
+        local = functools.partial(
+            matmul_reduce_scatter, dimension_numbers=numbers, axis_name="x", scatter_dim="bmn".index(scattered)
+        )
+        run = jax.shard_map(local, mesh=programs.mesh(n), in_specs=specs[:2], out_specs=specs[2])
+    same(run, lambda a, b: jax.lax.dot_general(a, b, numbers), dtype)
+
+
+BMK_BKN = (((2,), (1,)), ((0,), (0,)))
+
+
+@pytest.mark.parametrize(
+    "site",
+    [
+        # Megatron with sequence parallelism: gather the sequence, the weight stays split.
+        Site("all_gather", "y", P("x", "y"), P("x", None, "y"), P("x", None, "y")),
+        Site("reduce_scatter", "y", P("x", None, "y"), P("x", "y"), P("x", "y")),
+        # Two-dimensional weight-stationary: gather over y, what x leaves open is summed or scattered.
+        Site("all_gather", "y", P(None, None, ("x", "y")), P(None, "x", "y"), P(None, None, "y")),
+        Site("all_gather", "y", P(None, None, ("x", "y")), P(None, "x", "y"), P(None, None, ("y", "x"))),
+        Site("all_gather", "y", P(None, None, ("x", "y")), P(None, "x", "y"), P(None, "x", "y")),
+        Site("reduce_scatter", "y", P(None, None, ("x", "y")), P(None, ("x", "y")), P(None, "y", "x")),
+        # One ring over two axes.
+        Site("all_gather", ("x", "y"), P(None, ("x", "y")), P(), P()),
+        Site("reduce_scatter", ("x", "y"), P(None, None, ("x", "y")), P(None, ("x", "y")), P(None, ("x", "y"))),
+    ],
+    ids=str,
+)
+def test_two_axes(site):
+    plain = functools.partial(jax.lax.dot_general, dimension_numbers=BMK_BKN)
+    same(fused(site, (2, 4), BMK_BKN, jnp.float32), plain, jnp.float32)
+
+
+def test_checked_variance_by_hand():
+    local = functools.partial(all_gather_matmul, dimension_numbers=MATMUL, axis_name="x", gather_dim=0)
+    run = jax.shard_map(local, mesh=programs.mesh(4), in_specs=(P("x"), P(None, "x")), out_specs=P(None, "x"))
+    a, b = (whole_numbers(i, (8, 8), jnp.float32) for i in range(2))
+    np.testing.assert_array_equal(jax.jit(run)(a, b), a @ b)
+
+
+def test_narrow_floats_are_summed_wide():
+    a, b = (jnp.asarray(np.random.default_rng(i).normal(size=(8, 4096)), jnp.bfloat16) for i in range(2))
+    numbers = (((1,), (1,)), ((), ()))
+    closed = jax.make_jaxpr(lambda a, b: jax.lax.dot_general(a, b, numbers))(a, b)
+    new = fuse(closed, {(0,): Site("all_gather", "x", P(None, "x"), P(), P())}, programs.mesh(8))
+    exact = np.asarray(a, np.float64) @ np.asarray(b, np.float64).T
+    out = np.asarray(jax.jit(jaxpr.as_fun(new))(a, b)[0], np.float64)
+    assert np.max(np.abs(out - exact) / np.abs(exact).clip(1)) < 2**-8
+
+
+def test_the_dtype_asked_for_is_kept():
+    a = whole_numbers(0, (8, 8), jnp.bfloat16)
+    closed = jax.make_jaxpr(lambda a: jax.lax.dot_general(a, a, MATMUL, preferred_element_type=jnp.float32))(a)
+    sites: dict[Path, Site] = {(0,): Site("reduce_scatter", "x", P(None, "x"), P("x"), P("x"))}
+    out = jax.jit(jaxpr.as_fun(fuse(closed, sites, programs.mesh(8))))(a)[0]
+    assert out.dtype == jnp.float32
+    np.testing.assert_array_equal(out, a.astype(jnp.float32) @ a.astype(jnp.float32))
+
+
+@pytest.mark.parametrize(
+    "site",
+    [
+        Site("all_gather", "x", P("x"), P(None, "x"), P(None, "x")),
+        Site("reduce_scatter", "x", P(None, "x"), P("x"), P("x")),
+    ],
+)
+def test_compiled_as_a_ring(site):
+    a = whole_numbers(0, (64, 64), jnp.float32)
+    closed = jax.make_jaxpr(jnp.matmul)(a, a)
+    ((path, _),) = [(p, e) for p, e in jaxpr.walk(closed) if jaxpr.primitive_name(e) == "dot_general"]
+    mesh = programs.mesh(8)
+    args = [jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=jax.NamedSharding(mesh, s)) for s in (site.lhs, site.rhs)]
+    compiled = jax.jit(jaxpr.as_fun(fuse(closed, {path: site}, mesh))).lower(*args).compile()
+    hlo = compiled.as_text() or ""
+    assert hlo.count(" collective-permute(") + hlo.count(" collective-permute-start(") == 7
+    assert not any(f" {name}(" in hlo for name in ("all-gather", "reduce-scatter", "all-reduce", "all-to-all"))
+    assert compiled.output_shardings[0].is_equivalent_to(jax.NamedSharding(mesh, site.out), 2)
+
+
+def test_inside_of_a_scan():
+    x = whole_numbers(0, (8, 8), jnp.float32) / 4
+    closed = jax.make_jaxpr(lambda x: jax.lax.scan(lambda c, w: (c @ w, None), x, jnp.stack([x, x])))(x)
+    ((path, _),) = [(p, e) for p, e in jaxpr.walk(closed) if jaxpr.primitive_name(e) == "dot_general"]
+    new = fuse(closed, {path: Site("all_gather", "x", P("x"), P(), P())}, programs.mesh(8))
+    check_jaxpr(new.jaxpr)
+    np.testing.assert_array_equal(jax.jit(jaxpr.as_fun(new))(x)[0], x @ x @ x)
+
+
+@pytest.mark.parametrize(
+    "site, words",
+    [
+        (Site("all_gather", "x", P(), P(), P()), "0 dims of the operands"),
+        (Site("all_gather", "x", P("x"), P(None, "x"), P()), "2 dims of the operands"),
+        (Site("all_gather", "x", P(("x", "y")), P(), P("y")), "0 dims of the operands"),
+        (Site("all_gather", "x", P("x"), P(None, "y"), P()), "besides the ring"),
+        (Site("reduce_scatter", "x", P(), P(), P("x")), "both operands split"),
+        (Site("reduce_scatter", "x", P(None, "x"), P("x"), P()), "one dim of the result"),
+        (Site("reduce_scatter", "x", P(None, None, "x"), P(), P()), "more dims than the array's 2"),
+    ],
+    ids=str,
+)
+def test_sites_that_are_no_ring(site, words):
+    a = jnp.ones((8, 8))
+    closed = jax.make_jaxpr(lambda a: a @ a)(a)
+    with pytest.raises(ValueError, match=rf"at 0, dot_general from .*test_collective_matmul.*{words}"):
+        fuse(closed, {(0,): site}, programs.mesh(4, 2))
+
+
+def test_sites_name_matmuls():
+    closed = jax.make_jaxpr(jnp.sin)(jnp.ones(8))
+    with pytest.raises(ValueError, match="no dot_general at 0"):
+        fuse(closed, {(0,): Site("all_gather", "x", P("x"), P(), P())}, programs.mesh(8))
+
+
+def test_the_axis_divides_the_scattered_dim():
+    local = functools.partial(matmul_reduce_scatter, dimension_numbers=MATMUL, axis_name="x", scatter_dim=0)
+    run = jax.shard_map(local, mesh=programs.mesh(8), in_specs=(P(None, "x"), P("x")), out_specs=P("x"))
+    with pytest.raises(ValueError, match="dim 0 of size 7 over 8 devices"):
+        jax.eval_shape(run, jnp.ones((7, 8)), jnp.ones((8, 8)))
