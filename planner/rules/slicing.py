@@ -46,7 +46,7 @@ def dynamic_update_slice(in_shapes: Shapes, out_shapes: Shapes, **_: Any) -> Rul
     single = [d for d, (size, new) in enumerate(pairs) if new == 1 < size]
     operand = [d if a == b or d in single else Whole("operand", d) for d, (a, b) in enumerate(pairs)]
     update = [d if a == b or d in single else Whole("update", d) for d, (a, b) in enumerate(pairs)]
-    rows: list[Labels] = [operand, update] + [()] * (len(in_shapes) - 2)
+    rows: list[Labels] = [operand, update, *[()] * (len(in_shapes) - 2)]
     part = share(in_shapes[1], in_shapes[0])
     touched = (part,) + (1.0,) * (len(in_shapes) - 1) + (part,)
     return labelled(rows, [operand], in_shapes, out_shapes, linear=((0, 1),), touched=touched, positional=single)
