@@ -12,7 +12,7 @@ from planner.notation import Notation
 from planner.order import Ordered, dim_axes
 from planner.plan import Collective, Holder, Operation, Spec
 from planner.reshard import STEPS
-from planner.solve import live_bytes
+from planner.solve.problem import live_bytes
 
 TOP = 12
 

@@ -114,7 +114,7 @@ def torus_spans(mesh: Mesh | AbstractMesh) -> tuple[tuple[int, ...], ...] | None
 
     Mesh axis order is not topology: a 16-wide mesh axis may be a 4×4 plane, which has twice the links of a ring.
     """
-    devices = getattr(mesh, "devices", None)
+    devices = None if isinstance(mesh, AbstractMesh) else mesh.devices
     if devices is None or getattr(devices.flat[0], "coords", None) is None:
         return None
     coords = np.array([d.coords for d in devices.flat]).reshape(*devices.shape, -1)
@@ -160,3 +160,28 @@ def machine_named(machine: "str | Machine") -> Machine:
     if machine not in PRESETS:
         raise UnknownMachineError(f"no machine {machine!r}; presets are {', '.join(PRESETS)}; or pass a planner.Machine")
     return PRESETS[machine]
+
+
+def machine_of(mesh: Mesh | AbstractMesh) -> Machine:
+    """The preset of a mesh's devices. Raises UnknownMachineError for devices without one, and for an AbstractMesh."""
+    if isinstance(mesh, AbstractMesh):
+        raise UnknownMachineError(f"an AbstractMesh has no devices: name a machine, one of {', '.join(PRESETS)}")
+    device = mesh.devices.flat[0]
+    kind = f"{device.platform} {device.device_kind}".lower()
+    for name, sign in _SIGNS.items():
+        if sign in kind:
+            return PRESETS[name]
+    raise UnknownMachineError(f"no preset for devices of kind {device.device_kind!r}: pass machine=planner.Machine(...)")
+
+
+_SIGNS: Mapping[str, str] = {
+    "tpu-v5e": "v5 lite",
+    "tpu-v5p": "tpu v5",
+    "tpu-v6e": "v6 lite",
+    "tpu-v4": "tpu v4",
+    "a100": "a100",
+    "h200": "h200",
+    "h100": "h100",
+    "b200": "b200",
+    "cpu": "cpu",
+}

@@ -1,0 +1,130 @@
+"""make_plan: the stages one after the other, timed. The one place that reads the clock."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import jax
+from jax.sharding import AbstractMesh, Mesh
+
+from planner import stages
+from planner.cost.hardware import Machine, machine_named, machine_of
+from planner.errors import MeshError
+from planner.plan import Plan
+from planner.solve import solve
+from planner.stages import Progress, Setting
+from planner.trace import Program, auto_mesh, trace
+
+LARGEST_GROWTH = 64
+
+
+def make_plan(
+    fun: Callable,
+    *args: Any,
+    mesh: Mesh | AbstractMesh | None = None,
+    machine: str | Machine | None = None,
+    in_shardings: Any = None,
+    out_shardings: Any = None,
+    memory_limit: float | None = None,
+    known: bool = True,
+    work: float = 1.0,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Plan:
+    """Plans a function for a mesh: no devices, no weights.
+
+    Args:
+        fun: Any function that `jax.jit` takes.
+        *args: Its arguments, arrays or `jax.ShapeDtypeStruct`s.
+        mesh: A Mesh of any devices or an AbstractMesh; by default the mesh in context.
+        machine: A preset's name (`meshplan machines`) or a Machine; by default that of the mesh's devices.
+        in_shardings: Specs that arguments must have, a pytree prefix as in `jax.jit`; None leaves a value to the planner.
+        out_shardings: Likewise for results.
+        memory_limit: Bytes per chip that may be used; by default all of the chip's memory.
+        known: Whether to score the known layouts too, and to start from them.
+        work: Scales the solver's work limit, which is deterministic: nodes, never seconds.
+        progress: Called with a stage's name, the best seconds so far and the proven bound.
+        **options: static_argnums, static_argnames, donate_argnums, donate_argnames as in `jax.jit`.
+
+    Returns:
+        The plan, with `timings` of its stages.
+
+    Raises:
+        PlanError: One of planner.errors, saying what, where and what to do.
+    """
+    setting = make_setting(mesh, machine, memory_limit, work)
+    clock = _Clock(progress)
+    with clock("trace"):
+        program = trace(fun, args, {}, setting.mesh, **options)
+    return plan_program(program, setting, in_shardings, out_shardings, known, clock, function_name(fun))
+
+
+def make_setting(mesh: Any, machine: str | Machine | None, memory_limit: float | None = None, work: float = 1.0) -> Setting:
+    """What to plan for, with everything that was left out taken from the context and the mesh's devices."""
+    mesh = auto_mesh(mesh if mesh is not None else mesh_in_context())
+    hardware = machine_of(mesh) if machine is None else machine_named(machine)
+    return Setting(mesh, hardware, memory_limit or hardware.chip.hbm_bytes, work)
+
+
+def mesh_in_context() -> Any:
+    """The mesh of `jax.set_mesh`. Raises MeshError where there is none."""
+    mesh = jax.sharding.get_mesh()
+    mesh = jax.sharding.get_abstract_mesh() if mesh.empty else mesh
+    if mesh.empty:
+        raise MeshError("no mesh: pass mesh=jax.make_mesh(...) or an AbstractMesh, or enter `with jax.set_mesh(mesh):`")
+    return mesh
+
+
+def function_name(fun: Callable) -> str:
+    """A name to call the function by."""
+    return getattr(fun, "__qualname__", None) or type(fun).__name__
+
+
+def plan_program(program: Program, setting: Setting, ins: Any, outs: Any, known: bool, clock: "_Clock", name: str) -> Plan:
+    """Graph, integer program, known layouts, solution, plan."""
+    with clock("graph"):
+        graph = stages.graph_of(program, setting, ins, outs)
+    with clock("formulate"):
+        formulation = stages.formulation_of(program, graph, setting)
+    with clock("known layouts"):
+        scored = stages.known_layouts(formulation, setting.work) if known else ()
+    with clock("solve"):
+        solution = stages.solved(formulation, [s for _, s in scored], setting.work, clock.progress)
+    if solution.status == "infeasible":
+        raise stages.explain_misfit(formulation, solution, smallest_mesh(program, setting, ins, outs), setting)
+    with clock("write"):
+        plan = stages.plan_of(program, formulation, solution, [k for k, _ in scored], setting, name)
+    plan._timings.update(clock.seconds)
+    return plan
+
+
+def smallest_mesh(program: Program, setting: Setting, ins: Any, outs: Any) -> str:
+    """A sentence on the smallest mesh that fits, among those with the first axis doubled again and again."""
+    names, sizes = setting.shape.names, setting.shape.sizes
+    growth = 2
+    while growth <= LARGEST_GROWTH:
+        wider = (sizes[0] * growth, *sizes[1:])
+        larger = replace(setting, mesh=auto_mesh(AbstractMesh(wider, names)))
+        formulation = stages.formulation_of(program, stages.graph_of(program, larger, ins, outs), larger)
+        if solve(formulation.problem, work=setting.work).status != "infeasible":
+            return f"The smallest mesh that fits, widening {names[0]!r}: {larger.shape}."
+        growth *= 2
+    return f"No mesh with {names[0]!r} up to {LARGEST_GROWTH} times wider fits: use smaller shapes, remat, or a larger chip."
+
+
+class _Clock:
+    """Seconds of each stage."""
+
+    def __init__(self, progress: Progress | None = None):
+        self.seconds: dict[str, float] = {}
+        self.progress = progress
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        if self.progress:
+            self.progress(stage, float("inf"), 0.0)
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = time.perf_counter() - start
