@@ -10,7 +10,8 @@ becomes
 
 Where a chunk lies depends on the device, so each step slices or updates at an offset that is only known when it runs.
 Gathering a contracted dim adds the chunks in another order on each device: the copies of the result are equal up to
-rounding, not bit by bit.
+rounding, not bit by bit. Where chunks are added up, narrow floats are multiplied into float32, as inside of one plain
+matmul; the derivative of such a step multiplies a float32 cotangent, so differentiate a training step before fusing it.
 """
 
 from collections.abc import Sequence
@@ -39,19 +40,20 @@ def loops(dimension_numbers: DotDims, lhs_ndim: int, rhs_ndim: int) -> tuple[Loo
 
 @dataclass(frozen=True)
 class _Dot:
-    """A `dot_general` that is computed chunk by chunk. Narrow floats are summed as float32, as in one plain matmul."""
+    """A `dot_general` that is computed chunk by chunk."""
 
     dimension_numbers: DotDims
     precision: Any
     dtype: Any
 
-    def __call__(self, operands: Sequence[jax.Array]) -> jax.Array:
-        lhs, rhs = operands
-        kinds = {"precision": self.precision, "preferred_element_type": self.sum_dtype}
+    def __call__(self, parts: Sequence[jax.Array], dtype: Any) -> jax.Array:
+        lhs, rhs = parts
+        kinds = {"precision": self.precision, "preferred_element_type": dtype}
         return lax.dot_general(lhs, rhs, self.dimension_numbers, **kinds)
 
     @property
     def sum_dtype(self) -> Any:
+        """Dtype in which one plain matmul adds its products up."""
         narrow = jnp.issubdtype(self.dtype, jnp.floating) and jnp.finfo(self.dtype).bits < 32
         return jnp.float32 if narrow else self.dtype
 
@@ -87,13 +89,14 @@ def all_gather_matmul(
     *terms, out = loops(dimension_numbers, lhs.ndim, rhs.ndim)
     loop, operands = terms[operand][gather_dim], [lhs, rhs]
     size, n, me = operands[operand].shape[gather_dim], lax.axis_size(axis_name), lax.axis_index(axis_name)
+    dtype = dot.dtype if loop in out else dot.sum_dtype
     total = None
     for step in range(n):
         at = (me - step) % n * size
         parts = [x if i == operand else _chunk(x, terms[i], loop, at, size) for i, x in enumerate(operands)]
         if step + 1 < n:
             operands[operand] = _to_next(operands[operand], axis_name)
-        total = _put(total, dot(parts), out, loop, at, n)
+        total = _put(total, dot(parts, dtype), out, loop, at, n)
     assert total is not None
     return total.astype(dot.dtype)
 
@@ -146,7 +149,8 @@ def matmul_reduce_scatter(
     total = None
     for step in range(n):
         at = (me - step - 1) % n * (whole // n)
-        part = dot([_chunk(x, term, loop, at, whole // n) for x, term in zip((lhs, rhs), terms)])
+        parts = [_chunk(x, term, loop, at, whole // n) for x, term in zip((lhs, rhs), terms)]
+        part = dot(parts, dot.sum_dtype)
         total = part if total is None else part + _to_next(total, axis_name).astype(part.dtype)
         total = total.astype(dot.dtype)
     assert total is not None

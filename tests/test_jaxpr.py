@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import programs
 import pytest
-from jax.extend.core import ClosedJaxpr, Jaxpr, check_jaxpr  # noqa: TID251
+from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, check_jaxpr  # noqa: TID251
 
 from passes import jaxpr
 
@@ -102,6 +102,17 @@ def test_replacement_changes_the_values():
 def test_nothing_replaced_is_the_same_object():
     closed = trace(programs.nested)
     assert jaxpr.rewrite(closed, lambda path, eqn: None) is closed
+
+
+def test_dropped_results_stay_dropped():
+    body = trace(lambda x: (jnp.sin(x), jnp.cos(x))[1]).jaxpr
+    first, second = body.eqns
+    body = jaxpr.with_eqns(body, [first.replace(outvars=[DropVar(first.outvars[0].aval)]), second])
+    dropping = ClosedJaxpr(body, [])
+    new = jaxpr.rewrite(trace(jnp.tanh), lambda path, eqn: dropping)
+    check_jaxpr(new.jaxpr)
+    assert isinstance(new.eqns[0].outvars[0], DropVar)
+    check_jaxpr(jaxpr.rewrite(dropping, again).jaxpr)
 
 
 def test_shared_bodies_stay_shared_elsewhere():
