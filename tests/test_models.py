@@ -1,5 +1,5 @@
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +13,31 @@ from benchmarks.models.weights import count
 EVERY = pytest.mark.parametrize("family", FAMILIES)
 KINDS = ("decode", "prefill", "train")
 
+# Compiled once for each config.
+prefill = jax.jit(transformer.prefill, static_argnums=0)
+step = jax.jit(transformer.decode, static_argnums=0)
+slope = jax.jit(jax.value_and_grad(transformer.loss, argnums=1), static_argnums=0)
 
-def prompt(config: Config, length: int, batch: int = 8) -> jax.Array:
-    return jax.random.randint(jax.random.key(1), (batch, length), 0, config.vocab, jnp.int32)
+
+def quick_key() -> jax.Array:
+    return jax.random.key(0, impl="rbg")  # compiles in a third of the time
+
+
+@cache
+def sample(family: str):
+    """Config, parameters and prompts [8, 12] of a tiny model."""
+    config = tiny(family)
+    tokens = jax.random.randint(quick_key(), (8, 12), 0, config.vocab, jnp.int32)
+    return config, init(config, quick_key()), tokens
 
 
 def unstack(config: Config, stacked):
     """A tuple of each layer's tree, from the stacked one."""
     return tuple(jax.tree.map(lambda a, i=i: a[i], stacked) for i in range(config.layers))
+
+
+def unrolled(config: Config, params):
+    return replace(config, scan=False), {**params, "layers": unstack(config, params["layers"])}
 
 
 def padded(config: Config, cache, context: int):
@@ -33,6 +50,10 @@ def padded(config: Config, cache, context: int):
 
 def close(left, right, tolerance: float = 2e-5) -> None:
     jax.tree.map(partial(np.testing.assert_allclose, rtol=tolerance, atol=tolerance), left, right)
+
+
+def calm(tree) -> bool:
+    return all(np.all(np.isfinite(a)) and np.max(np.abs(a)) < 100 for a in jax.tree.leaves(tree))
 
 
 @pytest.mark.parametrize(
@@ -61,14 +82,14 @@ def test_padding_palm_heads_adds_queries_and_outputs_only():
 @EVERY
 @pytest.mark.parametrize("scan", [True, False])
 def test_decode_continues_prefill(family, scan):
-    config = replace(tiny(family), scan=scan)
-    params, tokens = init(config, jax.random.key(0)), prompt(config, 12)
-    prefill = jax.jit(partial(transformer.prefill, config))
-    step = jax.jit(partial(transformer.decode, config))
-    cache = padded(config, prefill(params, tokens[:, :8])[1], 16)
+    config, params, tokens = sample(family)
+    if not scan:
+        config, params = unrolled(config, params)
+    cache = padded(config, prefill(config, params, tokens[:, :8])[1], 16)
+    scores = jnp.zeros(())
     for i in range(8, 12):
-        scores, cache = step(params, cache, tokens[:, i], jnp.int32(i))
-    expected, whole = prefill(params, tokens)
+        scores, cache = step(config, params, cache, tokens[:, i], jnp.int32(i))
+    expected, whole = prefill(config, params, tokens)
     close(scores, expected)
     close(cache, padded(config, whole, 16))
 
@@ -77,19 +98,19 @@ def test_decode_continues_prefill(family, scan):
 def test_decode_returns_the_likeliest_token(family):
     fun, args = FAMILIES[family].decode("tiny", 8, 16)
     config = tiny(family)
-    concrete = materialise(config, args, jax.random.key(0))
+    concrete = materialise(config, args, quick_key())
     tokens, _ = jax.jit(fun)(*concrete)
-    scores, _ = transformer.decode(config, *concrete)
+    scores, cache = step(config, *concrete)
+    assert calm((scores, cache))
     assert tokens.dtype == jnp.int32
     np.testing.assert_array_equal(tokens, np.argmax(scores, axis=-1))
 
 
 @EVERY
 def test_later_tokens_do_not_change_earlier_keys(family):
-    config = tiny(family)
-    params, tokens = init(config, jax.random.key(0)), prompt(config, 12)
-    _, cache = transformer.prefill(config, params, tokens)
-    _, other = transformer.prefill(config, params, tokens.at[:, 8:].set(0))
+    config, params, tokens = sample(family)
+    _, cache = prefill(config, params, tokens)
+    _, other = prefill(config, params, tokens.at[:, 8:].set(0))
     early = partial(jax.tree.map, lambda a: a[:, :, :8])
     close(early(cache), early(other), 1e-6)
     assert not np.allclose(cache["k"], other["k"])
@@ -97,44 +118,42 @@ def test_later_tokens_do_not_change_earlier_keys(family):
 
 @EVERY
 def test_order_of_tokens_matters(family):
-    config = tiny(family)
-    params, tokens = init(config, jax.random.key(0)), prompt(config, 12)
+    config, params, tokens = sample(family)
     swapped = tokens[:, jnp.array([1, 0, *range(2, 12)])]
-    left, right = (transformer.prefill(config, params, t)[0] for t in (tokens, swapped))
+    left, right = (prefill(config, params, t)[0] for t in (tokens, swapped))
     assert np.max(np.abs(left - right)) > 1e-3
 
 
 @EVERY
 def test_scan_equals_unrolled(family):
-    config = replace(tiny(family), layers=3)
-    unrolled = replace(config, scan=False)
-    params, tokens = init(config, jax.random.key(0)), prompt(config, 9)
-    split = {**params, "layers": unstack(config, params["layers"])}
-    scores, cache = transformer.prefill(config, params, tokens)
-    close((scores, unstack(config, cache)), transformer.prefill(unrolled, split, tokens))
-    value, grads = jax.jit(jax.value_and_grad(partial(transformer.loss, config)))(params, tokens)
-    expected, slopes = jax.jit(jax.value_and_grad(partial(transformer.loss, unrolled)))(split, tokens)
+    config, params, tokens = sample(family)
+    loose, split = unrolled(config, params)
+    scores, cache = prefill(config, params, tokens)
+    assert calm((scores, cache))
+    close((scores, unstack(config, cache)), prefill(loose, split, tokens))
+    value, grads = slope(config, params, tokens)
+    expected, slopes = slope(loose, split, tokens)
     close(value, expected)
     close({**grads, "layers": unstack(config, grads["layers"])}, slopes)
 
 
 @EVERY
 def test_every_parameter_matters(family):
-    config = tiny(family)
-    grads = jax.grad(partial(transformer.loss, config))(init(config, jax.random.key(0)), prompt(config, 9))
+    _, grads = slope(*sample(family))
     for path, grad in jax.tree_util.tree_leaves_with_path(grads):
         assert np.max(np.abs(grad)) > 1e-6, jax.tree_util.keystr(path)
 
 
 @EVERY
 def test_training_lowers_the_loss(family):
-    fun, (_, opt_state, tokens) = FAMILIES[family].train("tiny", 8, 16)
-    config, step = tiny(family), jax.jit(fun)
-    params, tokens = init(config, jax.random.key(0)), prompt(config, tokens.shape[1])
-    opt_state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), opt_state)
+    fun, args = FAMILIES[family].train("tiny", 8, 16)
+    compiled = jax.jit(fun)
+    params, opt_state, tokens = materialise(tiny(family), args, quick_key())
+    assert calm(compiled(params, opt_state, tokens))
+    opt_state = jax.tree.map(jnp.zeros_like, opt_state)
     losses = []
     for _ in range(5):
-        params, opt_state, loss = step(params, opt_state, tokens)
+        params, opt_state, loss = compiled(params, opt_state, tokens)
         losses.append(float(loss))
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] < losses[0] - 0.1
@@ -142,13 +161,20 @@ def test_training_lowers_the_loss(family):
 
 @EVERY
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("scan", [True, False])
-def test_concrete_arguments_fit_and_are_calm(family, kind, scan):
-    fun, args = getattr(FAMILIES[family], kind)("tiny", 8, 16, scan=scan)
-    concrete = materialise(FAMILIES[family].config("tiny", scan), args, jax.random.key(0))
-    assert jax.tree.map(jax.typeof, concrete) == jax.tree.map(lambda a: jax.typeof(jnp.zeros(a.shape, a.dtype)), args)
-    for leaf in jax.tree.leaves(jax.jit(fun)(*concrete)):
-        assert np.all(np.isfinite(leaf)) and np.max(np.abs(leaf)) < 100
+def test_concrete_arguments_fit(family, kind):
+    for scan in (True, False):
+        _, args = getattr(FAMILIES[family], kind)("tiny", 8, 16, scan=scan)
+        concrete = materialise(FAMILIES[family].config("tiny", scan), args, quick_key())
+        assert jax.tree.structure(concrete) == jax.tree.structure(args)
+        assert shapes(concrete) == shapes(args)
+
+
+@EVERY
+@pytest.mark.parametrize("kind", KINDS)
+def test_eight_devices_can_split_every_tiny_dim(family, kind):
+    _, args = getattr(FAMILIES[family], kind)("tiny", 8, 16, scan=False)
+    sizes = {n for leaf in jax.tree.leaves(args) for n in leaf.shape}
+    assert all(n % 8 == 0 for n in sizes - {17})  # 17 tokens are 16 to predict
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -159,7 +185,8 @@ def test_concrete_arguments_fit_and_are_calm(family, kind, scan):
 def test_real_sizes_trace(family, size, kind):
     fun, args = getattr(FAMILIES[family], kind)(size)
     jaxpr, out = jax.make_jaxpr(fun, return_shape=True)(*args)
-    assert equations(jaxpr.jaxpr) < {"decode": 120, "prefill": 120, "train": 900}[kind]
+    assert equations(jaxpr.jaxpr) < {"decode": 130, "prefill": 130, "train": 750}[kind]
+    assert not jaxpr.consts
     if kind != "prefill":
         state = {"decode": (args[1], out[1]), "train": (args[:2], out[:2])}[kind]
         assert shapes(state[0]) == shapes(state[1])
@@ -172,6 +199,11 @@ def shapes(tree):
 def equations(jaxpr) -> int:
     inner = [getattr(value, "jaxpr", value) for eqn in jaxpr.eqns for value in eqn.params.values()]
     return len(jaxpr.eqns) + sum(equations(value) for value in inner if hasattr(value, "eqns"))
+
+
+def test_unrolled_decode_of_a_real_size_traces():
+    fun, args = palm.decode(scan=False)
+    assert equations(jax.make_jaxpr(fun)(*args).jaxpr) < 118 * 90
 
 
 def test_published_shapes_of_the_cache():

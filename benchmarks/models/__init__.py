@@ -1,4 +1,4 @@
-"""Transformers as pure functions on abstract arrays: PaLM, Llama 3 and MT-NLG at their real sizes, and tiny ones.
+"""Transformers as pure functions on abstract arrays: PaLM, Llama 3 and MT-NLG, at real sizes and tiny.
 
 A **workload** is a callable without arguments that returns `(fun, abstract_args)`: nothing is allocated until
 somebody asks for it. `benchmarks.models.palm.decode_540b_b512` is one.
@@ -16,5 +16,5 @@ FAMILIES = {"palm": palm.FAMILY, "llama": llama.FAMILY, "mt_nlg": mt_nlg.FAMILY}
 
 
 def tiny(family: str) -> Config:
-    """Sizes of `family` ("palm", "llama" or "mt_nlg") for a CPU: float32, and 8 devices can split every dim."""
+    """Sizes of "palm", "llama" or "mt_nlg" for a CPU: float32, and 8 devices can split every dim."""
     return FAMILIES[family].config("tiny")

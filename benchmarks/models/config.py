@@ -19,7 +19,8 @@ class Config:
         kv_heads: Key and value heads, KV: 1 is multiquery, `heads` is multihead, between is grouped-query.
         d_head: Width of a head, D.
         vocab: Size of the vocabulary, V.
-        block: "parallel" adds attention and MLP of one norm, "serial" runs the MLP after attention with its own norm.
+        block: "parallel" adds attention and MLP of one norm; "serial" has a second norm and the MLP after
+            attention.
         activation: "swiglu" has a gate and three matrices, "gelu" has two.
         norm: "layernorm" or "rmsnorm", without bias either way.
         positions: "rotary" turns queries and keys, "learned" adds a table to the embedding.

@@ -1,4 +1,7 @@
-"""The parts of a block. Activations are [B, L, E] in prefill and training, [B, E] in decode: `...` is L or nothing."""
+"""The parts of a block.
+
+Activations are [B, L, E] in prefill and training and [B, E] in decode: `...` is L or nothing.
+"""
 
 import math
 from dataclasses import dataclass
@@ -68,8 +71,8 @@ def attention(
         layer: Its weights.
         x: Activations [B, ..., E].
         place: Positions and mask.
-        cache: Keys and values [B, T, KV, D] ([B, T, D] if multiquery) to extend at `place.index` and to look at; None
-            to look at the keys and values of `x` itself.
+        cache: Keys and values [B, T, KV, D] ([B, T, D] if multiquery) to extend at `place.index` and look at;
+            None to look at the keys and values of `x` itself.
 
     Returns:
         The summand [B, ..., E] for the residual stream, and the keys and values that were looked at.
@@ -102,13 +105,11 @@ def _softmax(x: Array) -> Array:
 
 
 def _rotate(place: Place, x: Array) -> Array:
-    """Rotary positions on [B, ..., D] or [B, ..., heads, D]: dims i and i + D/2 are a pair. Su et al. 2021."""
+    """Turns [B, ..., D] or [B, ..., heads, D], where i and i + D/2 are a pair. Su et al. 2021."""
     if place.cos is None or place.sin is None:
         return x
     heads = x.ndim - 1 - place.cos.ndim
-    cos, sin = (
-        lax.expand_dims(a, range(a.ndim - 1, a.ndim - 1 + heads)) for a in (place.cos, place.sin)
-    )
+    cos, sin = (lax.expand_dims(a, range(a.ndim - 1, a.ndim - 1 + heads)) for a in (place.cos, place.sin))
     y = x.astype(jnp.float32)
     half = x.shape[-1] // 2
     low, high = lax.slice_in_dim(y, 0, half, axis=-1), lax.slice_in_dim(y, half, None, axis=-1)

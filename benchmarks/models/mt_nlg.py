@@ -1,4 +1,4 @@
-"""Megatron-Turing NLG 530B: multihead attention, then a GELU MLP. Smith et al. 2022, table 1; biases are left out."""
+"""Megatron-Turing NLG 530B: multihead attention, then a GELU MLP. Smith et al. 2022; biases are left out."""
 
 from functools import partial
 

@@ -1,6 +1,7 @@
-"""PaLM: multiquery attention beside a SwiGLU MLP in one parallel block. Chowdhery et al. 2022, as run by Pope et al. 2022.
+"""PaLM: multiquery attention beside a SwiGLU MLP in one parallel block. Chowdhery et al. 2022.
 
-Pope et al. pad the 48 heads of the 540B model to 64, so that 64 chips can share them: +18B parameters, "540b" here.
+Pope et al. 2022 pad the 48 heads of the 540B model to 64, so that 64 chips can share them, which adds 18B
+parameters: that is "540b" here.
 """
 
 from dataclasses import replace

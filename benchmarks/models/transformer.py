@@ -1,7 +1,7 @@
 """A decoder-only transformer: one readable implementation of every model in the zoo.
 
-`prefill` reads a prompt, `decode` adds one token per sequence, `loss` is what training lowers. All are pure functions
-of a `Config` (static) and arrays.
+`prefill` reads a prompt, `decode` adds one token per sequence, `loss` is what training lowers. All are pure
+functions of a `Config` (static) and arrays.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,6 @@ from benchmarks.models.config import Config
 from benchmarks.models.layers import Cache, Layer, Place, attention, mlp, norm
 
 Tree = Any
-_UNSEEN = -1e30
 
 
 def block(
@@ -41,25 +40,21 @@ def prefill(config: Config, params: Tree, tokens: Array) -> tuple[Array, Tree]:
         tokens: Prompts [B, L], int32.
 
     Returns:
-        Logits [B, V] float32 of the token after each prompt, and the cache: keys and values [layers, B, L, KV, D]
-        ([layers, B, L, D] if multiquery), or a tuple of a layer's [B, L, KV, D] where layers are unrolled.
+        Logits [B, V] float32 of the token after each prompt, and the cache {"k", "v"} of [layers, B, L, KV, D]
+        ([layers, B, L, D] if multiquery), or a tuple with one such dict a layer where layers are unrolled.
     """
     x, place = _enter(config, params, tokens)
-    x, cache = _through(
-        config, lambda x, layer: block(config, layer, x, place), x, params["layers"]
-    )
+    x, cache = _through(config, lambda x, layer: block(config, layer, x, place), x, params["layers"])
     return logits(config, params, x[:, -1]), cache
 
 
-def decode(
-    config: Config, params: Tree, cache: Tree, tokens: Array, position: Array
-) -> tuple[Array, Tree]:
+def decode(config: Config, params: Tree, cache: Tree, tokens: Array, position: Array) -> tuple[Array, Tree]:
     """Add one token to each sequence.
 
     Args:
         config: The model.
         params: Its parameters.
-        cache: Keys and values of T positions, shaped as `prefill` returns them; those before `position` are read.
+        cache: Keys and values of T positions, shaped as `prefill` returns them.
         tokens: The tokens at `position`, [B] int32.
         position: Where they stand, an int32 scalar in [0, T).
 
@@ -67,7 +62,7 @@ def decode(
         Logits [B, V] float32 of the next token, and the cache with row `position` written.
     """
     context = jax.tree.leaves(cache)[0].shape[2 if config.scan else 1]
-    mask = jnp.where(lax.iota(jnp.int32, context) <= position, 0.0, _UNSEEN)
+    mask = _mask(lax.iota(jnp.int32, context) <= position)
     place = Place(mask, *_rotation(config, position), index=position)
     x = _embed(params, tokens)
     if config.positions == "learned":
@@ -80,7 +75,7 @@ def decode(
 
 
 def loss(config: Config, params: Tree, tokens: Array) -> Array:
-    """Mean cross entropy of every next token: tokens [B, L + 1] int32 → scalar float32. Layers are rematerialised."""
+    """Mean cross entropy of the next token, layers rematerialised: [B, L + 1] int32 → scalar float32."""
     x, place = _enter(config, params, lax.slice_in_dim(tokens, 0, -1, axis=1))
     # A scan's iterations are never merged, so only unrolled layers need the barrier against it.
     layer_fun = jax.checkpoint(
@@ -122,11 +117,16 @@ def _enter(config: Config, params: Tree, tokens: Array) -> tuple[Array, Place]:
     """The residual stream [B, L, E] of whole sequences, and their causal mask."""
     length = tokens.shape[1]
     index = lax.iota(jnp.int32, length)
-    mask = jnp.where(index[None, :] <= index[:, None], 0.0, _UNSEEN)
+    mask = _mask(index[None, :] <= index[:, None])
     x = _embed(params, tokens)
     if config.positions == "learned":
         x = x + lax.slice_in_dim(params["positions"], 0, length)
     return x, Place(mask, *_rotation(config, index))
+
+
+def _mask(seen: Array) -> Array:
+    """What is added to a score: nothing where the position is seen."""
+    return jnp.where(seen, jnp.float32(0), jnp.float32(-1e30))
 
 
 def _embed(params: Tree, tokens: Array) -> Array:

@@ -14,14 +14,14 @@ Tree = Any
 
 @dataclass(frozen=True)
 class Weight:
-    """One parameter: `fan_in` is the number of inputs that each output sums over, 0 for a scale that starts at one."""
+    """One parameter: each output sums over `fan_in` inputs; 0 is a scale that starts near one."""
 
     shape: tuple[int, ...]
     fan_in: int = 0
 
 
 def weights(config: Config) -> Tree:
-    """Every parameter: `layers` is one dict of stacked weights [layers, ...], or a tuple of dicts where unrolled."""
+    """Every parameter: `layers` is one dict of weights [layers, ...], or a tuple of dicts where unrolled."""
     e, v = config.d_model, config.vocab
     tree = {"embedding": Weight((v, e), e), "layers": _layers(config), "norm": Weight((e,))}
     if config.positions == "learned":
@@ -66,7 +66,7 @@ def count(config: Config) -> int:
 
 
 def init(config: Config, key: jax.Array) -> Tree:
-    """Random parameters of variance 1 / fan_in, scales near one (not at it, or a lost scale would not show)."""
+    """Random parameters of variance 1 / fan_in; scales near one, since at one a lost scale hides."""
     leaves, structure = jax.tree.flatten(weights(config))
     keys = jax.random.split(key, len(leaves))
     return structure.unflatten([_draw(w, k, config) for w, k in zip(leaves, keys)])

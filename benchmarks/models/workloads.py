@@ -1,4 +1,4 @@
-"""Functions and abstract arguments that a planner can be asked about: decode, prefill and train of a family of sizes."""
+"""What a planner can be asked about: decode, prefill and train, as a function and its abstract arguments."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -59,7 +59,10 @@ class Family:
     def train(
         self, size: str | None = None, batch: int = 512, length: int = 2048, scan: bool = True
     ) -> Workload:
-        """One AdamW step: `fun(params, opt_state, tokens) -> (params, opt_state, loss)`, tokens [B, length + 1]."""
+        """One AdamW step on tokens [B, length + 1].
+
+        `fun(params, opt_state, tokens) -> (params, opt_state, loss)`, with float32 first moments.
+        """
         import optax  # Only training wants it: planning a decode step must work without.
 
         config = self.config(size, scan)
@@ -77,7 +80,7 @@ class Family:
 
 
 def abstract_cache(config: Config, batch: int, context: int) -> Tree:
-    """Keys and values of `context` positions: [layers, B, T, KV, D], or a tuple of a layer's where unrolled."""
+    """Keys and values of `context` positions, shaped as `transformer.prefill` returns them."""
     layers = (config.layers,) if config.scan else ()
     leaf = jax.ShapeDtypeStruct((*layers, batch, context, *config.kv_shape), config.dtype)
     cache = {"k": leaf, "v": leaf}
@@ -87,13 +90,12 @@ def abstract_cache(config: Config, batch: int, context: int) -> Tree:
 def materialise(config: Config, abstract_args: tuple, key: Array) -> tuple:
     """Random arguments for a workload of `config`.
 
-    Parameters come from `init`; other floats are small and not negative, so that they can be second moments; tokens
-    are in the vocabulary; scalars (a position, a count) are below 8.
+    Parameters come from `init`; other floats are small and not negative, so that they can be second moments;
+    tokens are in the vocabulary; scalars (a position, a count) are below 8.
     """
     leaves, structure = jax.tree.flatten(abstract_args[1:])
-    first, *keys = jax.random.split(key, len(leaves) + 1)
-    rest = [_draw(config, leaf, k) for leaf, k in zip(leaves, keys)]
-    return init(config, first), *structure.unflatten(rest)
+    rest = [_draw(config, leaf, k) for leaf, k in zip(leaves, jax.random.split(key, len(leaves)))]
+    return init(config, key), *structure.unflatten(rest)
 
 
 def _draw(config: Config, leaf: jax.ShapeDtypeStruct, key: Array) -> Array:
@@ -109,5 +111,5 @@ def _tokens(*shape: int) -> jax.ShapeDtypeStruct:
 def _check(config: Config, length: int) -> None:
     if config.positions == "learned" and length > config.max_length:
         raise ValueError(
-            f"{length} positions do not fit the learned table of {config.max_length}; ask for a shorter context"
+            f"{length} positions do not fit the learned table of {config.max_length}; ask for fewer"
         )
