@@ -40,7 +40,7 @@ def prefill(config: Config, params: Tree, tokens: Array) -> tuple[Array, Tree]:
         tokens: Prompts [B, L], int32.
 
     Returns:
-        Logits [B, V] float32 of the token after each prompt, and the cache {"k", "v"} of [layers, B, L, KV, D]
+        Logits [B, V] float32 of the token after each prompt; the cache {"k", "v"} of [layers, B, L, KV, D]
         ([layers, B, L, D] if multiquery), or a tuple with one such dict a layer where layers are unrolled.
     """
     x, place = _enter(config, params, tokens)
