@@ -77,7 +77,7 @@ def primitives(jaxpr: Any) -> Iterator[Any]:
 
 
 def check(equations_of: Callable[..., list[Equation]], claims_of: Callable[[Equation], Claims], *args: Any) -> int:
-    """Test all claims of all equations in one compiled program, and count them. Compilation takes nearly all the time."""
+    """Test all claims of all equations in one compiled program (compilation takes the time), and count them."""
     whats: list[list[str]] = []
 
     def run(*args: Any) -> Any:

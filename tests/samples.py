@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 
 class Sample(NamedTuple):
@@ -111,6 +112,7 @@ ELEMENTWISE = [
     Sample("bitcast to wider", lambda x: lax.bitcast_convert_type(x, jnp.int32), (np.ones((8, 4), np.uint8),)),
     Sample("copies", lambda x: (jnp.copy(x), lax.stop_gradient(x)), (X,)),
     Sample("barrier", lambda x, y: lax.optimization_barrier((x, y)), (X, floats(16, 4))),
+    Sample("names", lambda x: checkpoint_name(x, "x"), (X,)),
     Sample("complex parts", lambda x: (lax.real(x), lax.imag(x), lax.conj(x)), (X + 1j * X,)),
     Sample("gelu", grad(jax.nn.gelu), (X,)),
     Sample("silu", grad(jax.nn.silu), (X,)),
@@ -146,6 +148,7 @@ REDUCE = [
         for axes in ((0,), (1, 2), (0, 1, 2))
     ),
     Sample("any, all", lambda x: (jnp.any(x, 0), jnp.all(x, 1)), (bools(8, 16),)),
+    Sample("bitwise", lambda x: (lax.reduce_or(x, (0,)), lax.reduce_and(x, (1,))), (ints(64, 8, 16),)),
     Sample("xor", lambda x: lax.reduce_xor(x, (0,)), (ints(64, 8, 16),)),
     Sample("argmax, argmin", lambda x: (jnp.argmax(x, 1), jnp.argmin(x, 0)), (X,)),
     Sample("general", lambda x: lax.reduce(x, np.float32(0), lambda a, b: a + b + a * b, (1,)), (X,)),
@@ -265,6 +268,7 @@ CONV = [
     Sample("max pool", pool(-np.inf, lax.max, 2, 2), (IMAGE,)),
     Sample("min pool", pool(np.inf, lax.min, 2, 2), (IMAGE,)),
     Sample("sum pool", pool(0.0, lax.add, 2, 2), (IMAGE,)),
+    Sample("pool by any computation", pool(0.0, lambda a, b: a + b + a * b, 2, 2), (IMAGE,)),
     Sample("overlapping pool", pool(-np.inf, lax.max, 3, 1, "SAME"), (IMAGE,)),
     Sample("pool of all", pool(-np.inf, lax.max, 8, 8), (IMAGE,)),
     Sample("max pool gradient", grad(pool(-np.inf, lax.max, 2, 2)), (floats(4, 4, 4, 4),)),

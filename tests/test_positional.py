@@ -91,7 +91,7 @@ def claims(equation: Equation) -> Claims:
     return [(f"factor {f}", told(equation, rule, f)) for f in factors]
 
 
-SOME = """iota; one_hot; embedding; embedding gradient; embedding by a row; columns; two indices; take_along_axis;
+SOME = """iota; one_hot; embedding; embedding gradient; columns; two indices; take_along_axis;
     cross entropy; vmap of a lookup; vmap of a gradient; vmap over tables; at set; at add; at add columns; at mul;
     at max; at min; cache update"""
 

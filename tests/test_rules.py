@@ -223,6 +223,13 @@ def test_a_gradient_of_an_embedding_is_partial_over_tokens() -> None:
     assert set(rule.reduced.values()) == {"sum"} and rule.sizes == (16, 8, 4)
 
 
+@pytest.mark.parametrize("name", ["sharding_constraint", "device_put"])
+def test_a_primitive_of_shardings_is_an_identity(name: str) -> None:
+    rule = rule_for(name, [(8, 1, 4)], [(8, 1, 4)], {"sharding": None})
+    assert rule is not None and rule.operands == rule.results == (((0,), (), (1,)),)
+    assert rule.splittable() == (0, 1) and rule.linear == ((0,),)
+
+
 def test_an_unknown_primitive_has_no_rule() -> None:
     assert rule_for("no such primitive", [(8,)], [(8,)], {}) is None
 

@@ -15,7 +15,7 @@ ten FLOPs for every four bytes are bound by memory."""
 Linear = tuple[tuple[int, ...], ...]
 
 _MOVES: dict[str, Linear] = {
-    name: ((0,),) for name in ("conj", "copy", "copy_p", "device_put", "imag", "name", "real", "sharding_constraint")
+    name: ((0,),) for name in ("conj", "copy", "copy_p", "imag", "name", "real", "sharding_constraint")
 } | {"stop_gradient": ((0,),), "complex": ((0, 1),), "reduce_precision": (), "random_clone": ()}
 
 _LINEAR: dict[str, Linear] = {
@@ -83,8 +83,8 @@ def bitcast_convert_type(in_shapes: Shapes, out_shapes: Shapes, **_: Any) -> Rul
     return labelled([operands], [results], in_shapes, out_shapes, fusible=True)
 
 
-@register("optimization_barrier")
-def optimization_barrier(in_shapes: Shapes, out_shapes: Shapes, **_: Any) -> Rule:
+@register("optimization_barrier", "device_put")
+def each_alone(in_shapes: Shapes, out_shapes: Shapes, **_: Any) -> Rule:
     """Each result is its operand; nothing fuses across."""
     rows = [[(i, d) for d in range(len(shape))] for i, shape in enumerate(in_shapes)]
     return labelled(rows, rows, in_shapes, out_shapes, linear=(tuple(range(len(rows))),))

@@ -52,11 +52,16 @@ def general_reduce(in_shapes: Shapes, out_shapes: Shapes, dimensions: Sequence[i
     return labelled(operands, [result] * len(out_shapes), in_shapes, out_shapes, work=work, fusible=True)
 
 
-@register("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp")
-def cumulative(in_shapes: Shapes, out_shapes: Shapes, axis: int, **_: Any) -> Rule:
-    """A scan along `axis`."""
-    row = _along(len(in_shapes[0]), (axis,))
-    return labelled([row], [row], in_shapes, out_shapes, work=float(in_shapes[0][axis]))
+def _register_scan(name: str, linear: tuple[tuple[int, ...], ...] = ()) -> None:
+    @register(name)
+    def scan(in_shapes: Shapes, out_shapes: Shapes, axis: int, **_: Any) -> Rule:
+        row = _along(len(in_shapes[0]), (axis,))
+        return labelled([row], [row], in_shapes, out_shapes, work=float(in_shapes[0][axis]), linear=linear)
+
+
+_register_scan("cumsum", ((0,),))
+for _name in "cumprod", "cummax", "cummin", "cumlogsumexp":
+    _register_scan(_name)
 
 
 @register("sort")

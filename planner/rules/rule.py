@@ -41,7 +41,9 @@ class Rule:
             `((0,), (1,))` for mul. A constant zero may count as open. Holds up to rounding and only where the
             results are floating or complex: integers round in div, and rules do not see dtypes.
         fusible: A compiler computes it while it reads or writes a neighbour: its operands and results need no memory
-            of their own when that neighbour is fusible too.
+            of their own when that neighbour is fusible too. True for elementwise, moves of elements and
+            reductions (after their producer); False for what has loops or buffers of its own: matmuls, convolutions,
+            gathers, scatters, sorts, scans along a dim, transforms, linear algebra, concatenation, updates in place.
         touched: Elements that are read or written per operand and result (operands first) where this is not the whole
             array, as fractions of the array: a dynamic_update_slice touches only the update. Empty means all.
         localise: Params for a shard, from params and the local operand and result shapes.

@@ -1,4 +1,8 @@
-"""Primitives that move elements but compute nothing: layouts, new dims, joins and padding."""
+"""Primitives that move elements but compute nothing: layouts, new dims, joins and padding.
+
+Where each element of the result is one element of one operand, the move is an index computation in the loop of a
+neighbour: fusible. A concatenation is not: compilers write its operands into one buffer.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
