@@ -12,6 +12,7 @@ Equations of one body that want the same value in the same spec read one constra
 for runs once. What is inserted carries the name `meshplan` behind the user's own in its name stack.
 """
 
+import functools
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -53,15 +54,24 @@ def constrain(
     inputs = inputs or {}
     mesh = auto(mesh)
     _check_paths(closed, pins, inputs)
+    trace = functools.cache(_constraint)
 
-    def replace(path: Path, eqn: Any) -> Callable | None:
-        return _pinned(path, eqn, pins[path], mesh) if path in pins else None
+    def programs(where: str, what: str, specs: Specs, types: Sequence[Any]) -> tuple[Any, ...]:
+        shardings = _shardings(where, what, specs, types, mesh)
+        return tuple(None if s is None else trace(aval, s) for aval, s in zip(types, shardings))
+
+    def replace(path: Path, eqn: Any) -> jaxpr.Around | None:
+        if (pin := pins.get(path)) is None:
+            return None
+        where = jaxpr.locate(path, eqn)
+        operands = programs(where, "operands", pin.operands, [v.aval for v in eqn.invars])
+        return jaxpr.Around(operands, programs(where, "results", pin.results, [v.aval for v in eqn.outvars]))
 
     def enter(path: Path, types: Sequence[Any]) -> Callable | None:
         if path not in inputs:
             return None
-        put = _putter(jaxpr.locate(path), "inputs", inputs[path], types, mesh)
-        return lambda *xs: put(xs)
+        shardings = _shardings(jaxpr.locate(path), "inputs", inputs[path], types, mesh)
+        return lambda *xs: [x if s is None else _put(x, s) for x, s in zip(xs, shardings)]
 
     return jaxpr.share(jaxpr.rewrite(closed, replace, enter), _inserted)
 
@@ -71,28 +81,21 @@ def auto(mesh: Mesh | AbstractMesh) -> Mesh | AbstractMesh:
     return mesh.update(axis_types=(AxisType.Auto,) * len(mesh.axis_names))
 
 
-def _pinned(path: Path, eqn: Any, pin: Pin, mesh: Mesh | AbstractMesh) -> Callable:
-    where = jaxpr.locate(path, eqn)
-    operands = _putter(where, "operands", pin.operands, [v.aval for v in eqn.invars], mesh)
-    results = _putter(where, "results", pin.results, [v.aval for v in eqn.outvars], mesh)
-    return lambda *xs: results(jaxpr.bind(eqn, *operands(xs)))
+def _constraint(aval: Any, sharding: NamedSharding) -> Any:
+    return jax.make_jaxpr(lambda x: _put(x, sharding))(aval)
 
 
-def _putter(
+@jax.named_scope(SCOPE)
+def _put(x: jax.Array, sharding: NamedSharding) -> jax.Array:
+    return jax.lax.with_sharding_constraint(x, sharding)
+
+
+def _shardings(
     where: str, what: str, specs: Specs, types: Sequence[Any], mesh: Mesh | AbstractMesh
-) -> Callable[[Sequence[Any]], list[Any]]:
-    """A function that constrains values of these types to these specs."""
+) -> list[NamedSharding | None]:
     if len(specs) != len(types):
-        raise ValueError(
-            f"{where}: {len(specs)} specs for {len(types)} {what}; give one for each, None to leave it alone"
-        )
-    shardings = [spec if spec is None else _sharding(where, mesh, spec, aval) for spec, aval in zip(specs, types)]
-
-    @jax.named_scope(SCOPE)
-    def put(xs: Sequence[Any]) -> list[Any]:
-        return [x if s is None else jax.lax.with_sharding_constraint(x, s) for x, s in zip(xs, shardings)]
-
-    return put
+        raise ValueError(f"{where}: {len(specs)} specs for {len(types)} {what}; give one each, None to leave it alone")
+    return [None if spec is None else _sharding(where, mesh, spec, aval) for spec, aval in zip(specs, types)]
 
 
 def _sharding(where: str, mesh: Mesh | AbstractMesh, spec: PartitionSpec, aval: Any) -> NamedSharding:
@@ -124,6 +127,11 @@ def _check_paths(closed: Any, pins: Mapping[Path, Pin], inputs: Mapping[Path, Sp
     unknown += [jaxpr.show(path) for path in inputs if path not in bodies]
     if unknown:
         raise ValueError(f"no such equation or body: {', '.join(unknown)}; take paths from walk() on this very program")
+    for path in (*pins, *inputs):
+        if any(jaxpr.primitive_name(eqn) == "shard_map" for eqn in jaxpr.enclosing(closed, path)):
+            raise ValueError(
+                f"{jaxpr.locate(path)}: inside of a shard_map the layout is given; pin the shard_map itself"
+            )
 
 
 def _inserted(eqn: Any) -> Hashable | None:

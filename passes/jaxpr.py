@@ -15,6 +15,7 @@ operands; only equations inside change. So nothing is traced again but the repla
 import os
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -26,11 +27,23 @@ from jax.extend.source_info_util import user_context
 Path = tuple[int | str, ...]
 Atom = Var | Literal
 Fun = Callable[..., Sequence[Any]]
-Replacement = Fun | ClosedJaxpr | None
-Replace = Callable[[Path, JaxprEqn], Replacement]
 Border = Callable[[Path, Sequence[Any]], Fun | None]
 
-_LIBRARY = tuple(os.path.join(package.__path__[0], "") for package in (jax, jaxlib))
+_LIBRARY = tuple(
+    os.path.join(folder, "") for folder in (jax.__path__[0], jaxlib.__path__[0], os.path.dirname(__file__))
+)
+
+
+@dataclass(frozen=True)
+class Around:
+    """Keeps an equation, and sends operands and results through programs of one value; None leaves a value alone."""
+
+    operands: tuple[ClosedJaxpr | None, ...]
+    results: tuple[ClosedJaxpr | None, ...]
+
+
+Replacement = Fun | ClosedJaxpr | Around
+Replace = Callable[[Path, JaxprEqn], Replacement | None]
 
 
 def show(path: Path) -> str:
@@ -49,7 +62,10 @@ def primitive_name(eqn: JaxprEqn) -> str:
 
 
 def source(eqn: JaxprEqn) -> str:
-    """The innermost line outside of JAX that made the equation, `file:line (function)`; empty if there is none."""
+    """The line that made the equation, `file:line (function)`; empty if unknown.
+
+    It is the innermost one outside of JAX and this package.
+    """
     frames = eqn.source_info.traceback.frames if eqn.source_info.traceback else ()
     user = (frame for frame in frames if not frame.file_name.startswith(_LIBRARY))
     return next((f"{frame.file_name}:{frame.line_num} ({frame.function_name})" for frame in user), "")
@@ -195,8 +211,9 @@ def rewrite(
     Args:
         closed: The program.
         replace: `replace(path, eqn)` gives None to keep the equation, or what stands in for it: a function of its
-            operands that returns its results, or a closed jaxpr. Paths are those of the program as given; the bodies
-            inside of `eqn` have been rewritten already. `bind(eqn, …)` inside the function applies the equation itself.
+            operands that returns its results, a closed jaxpr, or `Around` to keep it between others. Paths are those
+            of the program as given; the bodies inside of `eqn` have been rewritten already. `bind(eqn, …)` inside the
+            function applies the equation itself.
         enter: `enter(path, types)` gives None, or a function that is applied to the inputs of the body at `path`
             before anything reads them.
         leave: Likewise for the outputs of the body.
@@ -227,15 +244,18 @@ class _Splice:
         self.env: dict[Var, Atom] = {}
         self.eqns: list[JaxprEqn] = []
 
-    def run(self, wanted: Mapping[int, Fun | ClosedJaxpr], enter: Fun | None, leave: Fun | None) -> Jaxpr:
+    def run(self, wanted: Mapping[int, Replacement], enter: Fun | None, leave: Fun | None) -> Jaxpr:
         anchor = self.body.eqns[0] if self.body.eqns else None
         if enter is not None:
             self.replace(self.path, anchor, enter, self.body.invars, self.body.invars)
         for i, eqn in enumerate(self.body.eqns):
-            if i in wanted:
-                self.replace((*self.path, i), eqn, wanted[i], eqn.invars, eqn.outvars)
-            else:
+            f = wanted.get(i)
+            if f is None:
                 self.eqns.append(_substituted(eqn, self.env))
+            elif isinstance(f, Around):
+                self.surround((*self.path, i), eqn, f)
+            else:
+                self.replace((*self.path, i), eqn, f, eqn.invars, eqn.outvars)
         outs = [_read(self.env, v) for v in self.body.outvars]
         if leave is not None:
             outs = self.apply(self.path, anchor, leave, outs, self.body.outvars)
@@ -244,6 +264,15 @@ class _Splice:
     def replace(self, path: Path, eqn: JaxprEqn | None, f: Fun | ClosedJaxpr, ins: Any, outs: Any) -> None:
         results = self.apply(path, eqn, f, [_read(self.env, v) for v in ins], outs)
         self.env |= {old: new for old, new in zip(outs, results)}
+
+    def surround(self, path: Path, eqn: JaxprEqn, around: Around) -> None:
+        ins = [_read(self.env, v) for v in eqn.invars]
+        for i, f in enumerate(around.operands):
+            ins[i : i + 1] = [ins[i]] if f is None else self.apply(path, eqn, f, [ins[i]], [ins[i]])
+        self.eqns.append(_instance(eqn.replace(invars=ins), self.env))
+        for v, f in zip(eqn.outvars, around.results):
+            if f is not None and not isinstance(v, DropVar):
+                self.replace(path, eqn, f, [v], [v])
 
     def apply(self, path: Path, eqn: JaxprEqn | None, f: Fun | ClosedJaxpr, ins: list[Atom], outs: Any) -> list[Atom]:
         """Appends the equations of `f` on the atoms `ins`; its results are to match `outs` in type."""
@@ -301,7 +330,7 @@ def _instance(eqn: JaxprEqn, env: dict[Var, Atom]) -> JaxprEqn:
 
 
 def _placed(eqn: JaxprEqn, origin: JaxprEqn | None, closed: ClosedJaxpr) -> JaxprEqn:
-    """`eqn` of `closed` where `origin` stood. JAX's own functions are traced once, for their first caller."""
+    """`eqn` of `closed` where `origin` stood. JAX's and our own functions have no line of the user."""
     if origin is None:
         return eqn
     library = (closed.jaxpr.debug_info.func_filename or "").startswith(_LIBRARY)

@@ -161,3 +161,21 @@ def test_one_spec_for_each_value():
         constrain(closed, {(0,): Pin((None, None), (None,))}, programs.mesh(8))
     with pytest.raises(ValueError, match=r"at the top: 0 specs for 1 inputs"):
         constrain(closed, {}, programs.mesh(8), {(): ()})
+
+
+def test_a_shard_map_is_pinned_from_outside():
+    closed = jax.make_jaxpr(programs.shard_map)(X)
+    (path,) = find(closed, "sin")
+    with pytest.raises(ValueError, match=r"at 0/jaxpr/0: inside of a shard_map"):
+        constrain(closed, {path: Pin((P(),), (None,))}, programs.mesh(8))
+    new = constrain(closed, {(0,): Pin((P("x"),), (P(None, "x"),))}, programs.mesh(8))
+    np.testing.assert_allclose(jax.jit(jaxpr.as_fun(new))(X)[0], jax.jit(programs.shard_map)(X), rtol=1e-6)
+
+
+def test_bodies_of_pinned_equations_are_not_traced_again():
+    closed = jax.make_jaxpr(programs.scan)(X)
+    ((path, eqn),) = [(p, e) for p, e in jaxpr.walk(closed) if jaxpr.primitive_name(e) == "scan"]
+    new = constrain(closed, {path: Pin((P("x"), None), (None, P("x")))}, programs.mesh(8))
+    (kept,) = [e for _, e in jaxpr.walk(new) if jaxpr.primitive_name(e) == "scan"]
+    assert kept.params["jaxpr"] is eqn.params["jaxpr"]
+    assert len(constraints(new)) == 2
