@@ -94,7 +94,7 @@ def check(equations_of: Callable[..., list[Equation]], claims_of: Callable[[Equa
 
 
 def _pinned(equation: Equation) -> Equation:
-    """With whole operands and results: nothing that shards do may reach what they are compared with."""
+    """With whole operands and results: the specs of shards must not spread to what they are compared with."""
     whole = NamedSharding(MESH, PartitionSpec())
     pin = partial(jax.lax.with_sharding_constraint, shardings=whole)
     return equation._replace(operands=[*map(pin, equation.operands)], results=[*map(pin, equation.results)])
