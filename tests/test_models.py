@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.models import FAMILIES, init, llama, materialise, mt_nlg, palm, tiny, transformer
+from benchmarks.models import FAMILIES, init, layers, llama, materialise, mt_nlg, palm, tiny, transformer
 from benchmarks.models.config import Config
 from benchmarks.models.weights import count
 
@@ -122,6 +122,21 @@ def test_order_of_tokens_matters(family):
     swapped = tokens[:, jnp.array([1, 0, *range(2, 12)])]
     left, right = (prefill(config, params, t)[0] for t in (tokens, swapped))
     assert np.max(np.abs(left - right)) > 1e-3
+
+
+@pytest.mark.parametrize("family", ["palm", "llama"])
+def test_rotary_attention_sees_distances_only(family):
+    config, params, _ = sample(family)
+    layer, x = unstack(config, params["layers"])[0], jax.random.normal(quick_key(), (8, 12, 32))
+
+    @jax.jit
+    def at(positions):
+        place = layers.Place(jnp.zeros((12, 12)), *transformer.rotation(config, positions))
+        return layers.attention(config, layer, x, place, None)[0]
+
+    here = at(jnp.arange(12))
+    close(here, at(jnp.arange(12) + 5))
+    assert not np.allclose(here, at(2 * jnp.arange(12)), atol=1e-3)
 
 
 @EVERY

@@ -63,7 +63,7 @@ def decode(config: Config, params: Tree, cache: Tree, tokens: Array, position: A
     """
     context = jax.tree.leaves(cache)[0].shape[2 if config.scan else 1]
     mask = _mask(lax.iota(jnp.int32, context) <= position)
-    place = Place(mask, *_rotation(config, position), index=position)
+    place = Place(mask, *rotation(config, position), index=position)
     x = _embed(params, tokens)
     if config.positions == "learned":
         x = x + lax.dynamic_index_in_dim(
@@ -121,7 +121,7 @@ def _enter(config: Config, params: Tree, tokens: Array) -> tuple[Array, Place]:
     x = _embed(params, tokens)
     if config.positions == "learned":
         x = x + lax.slice_in_dim(params["positions"], 0, length)
-    return x, Place(mask, *_rotation(config, index))
+    return x, Place(mask, *rotation(config, index))
 
 
 def _mask(seen: Array) -> Array:
@@ -133,7 +133,7 @@ def _embed(params: Tree, tokens: Array) -> Array:
     return params["embedding"].at[tokens].get(mode="clip", wrap_negative_indices=False)
 
 
-def _rotation(config: Config, index: Array) -> tuple[Array | None, Array | None]:
+def rotation(config: Config, index: Array) -> tuple[Array | None, Array | None]:
     """Cosine and sine [..., D] of the angles at positions `index` [...]."""
     if config.positions == "learned":
         return None, None
