@@ -1,8 +1,8 @@
 """Reductions, scans along a dim, and sorting.
 
 A sum, maximum, product … of parts combines to that of the whole, so its dims may be split. A dim that is scanned,
-sorted or searched for an index is `Whole`. For scans that is more than a matter of cost: where XLA splits the scanned dim
-by itself, as of jaxlib 0.10.2 on CPU, a cumsum and a cumprod of one array share one padded halo, and the product is 0.
+sorted or searched for an index is `Whole`. For scans that is more than a matter of cost: where XLA splits the scanned
+dim by itself (jaxlib 0.10.2, CPU), a cumsum and a cumprod of one array come out wrong: the products are 0.
 """
 
 from collections.abc import Sequence
