@@ -54,7 +54,7 @@ def minimise(net: Network, best: Best, nodes: int) -> float:
             messages = converge(net, best, effort)
             if best.proven(messages.bound):
                 return messages.bound
-            fix(net, messages, best.seconds)
+            fix(net, messages.floor, best.seconds)
         simplify(net)
         return exact(net, best, nodes)
     except Impossible:
@@ -74,10 +74,10 @@ def converge(net: Network, best: Best, sweeps: int) -> Messages:
     return messages
 
 
-def fix(net: Network, messages: Messages, value: float) -> None:
-    """Remove the strategies that no choice of at most `value` takes."""
-    for n, kept in messages.kept(value).items():
-        net.restrict(n, kept)
+def fix(net: Network, floor: dict[int, np.ndarray], value: float) -> None:
+    """Remove the strategies that no choice of at most `value` takes, going by the lower bounds `floor`."""
+    for n, least in floor.items():
+        net.restrict(n, least <= value)
 
 
 def exact(net: Network, best: Best, nodes: int) -> float:

@@ -6,19 +6,72 @@ from dataclasses import replace
 
 import numpy as np
 
-from .free import Best, lowered
+from .free import Best, fix, lowered
 from .marginals import Encoded, decode, encode, with_rows
 from .memory import Memory
-from .network import Network
+from .network import Impossible, Network
 from .ortools import run
+from .prices import Pricing
+from .simplify import simplify
+from .trws import Messages
 
 Array = np.ndarray
 Line = tuple[Array, Array, float]
 ROUNDS = 200  # of adding rows; each adds at least one that was broken
+WINDOWS = ((1e-3, 1e-3), (1e-2, 1e-3), (np.inf, 1e-7))  # how far over the bound to look, and to what gap
+SWEEPS = 12  # at the best prices, to make the reduced costs good
+
+
+def minimise_within(pricing: Pricing, nodes: int, rounds: int = 40) -> float:
+    """Improve the best choice of a pricing to the optimum; returns the bound.
+
+    Strategies that the bound shows to cost more than some value are left out, and HiGHS solves the rest. A solution of
+    at most that value is optimal; otherwise the value is a new bound, and the next one is larger.
+    """
+    best = pricing.best
+    try:
+        pricing.ascend(rounds)
+        if best.proven(pricing.bound):
+            return pricing.bound
+        messages = Messages(pricing.priced(pricing.price))
+        pricing.take(messages, pricing.price, SWEEPS)
+    except Impossible:
+        return best.seconds
+    bound = pricing.bound
+    for share, gap in WINDOWS:
+        value = min(best.seconds, bound + share * abs(bound))
+        bound = max(bound, _window(pricing, messages, value, nodes, gap))
+        pricing.report(f"window {share:g}", best.seconds, bound)
+        if best.proven(bound):
+            break
+    return min(bound, best.seconds)
+
+
+def _window(pricing: Pricing, messages: Messages, value: float, nodes: int, gap: float) -> float:
+    """Look for choices of at most `value`; returns the bound, `value` if there is none."""
+    net, best = pricing.net.copy(), pricing.best
+    try:
+        prune(net, messages, value)
+        fix(net, messages.floor, value)
+        simplify(net)
+        if net.unary:
+            return min(value, exact_within(net, pricing.memory, best, pricing.price > 0, nodes, gap, pricing.soft))
+        best.offer(net.lift({}))
+    except Impossible:
+        pass
+    return value
+
+
+def prune(net: Network, messages: Messages, value: float) -> None:
+    """Rule out the pairs of specs that no choice of at most `value` shows."""
+    for u, v, table in list(net.pairs()):
+        cost = np.where(messages.cells(u, v) <= value, table.cost, np.inf)
+        net.near[u][v] = replace(table, cost=cost)
+        net.near[v][u] = net.near[u][v].T
 
 
 def exact_within(
-    net: Network, memory: Memory, best: Best, active: Array, nodes: int, soft: bool = False
+    net: Network, memory: Memory, best: Best, active: Array, nodes: int, gap: float, soft: bool = False
 ) -> float:
     """Improve `best` to the optimum within the limit of what is left; returns the bound.
 
@@ -28,6 +81,7 @@ def exact_within(
         best: Its score is infinite over the limit.
         active: Mask of the rows to start with.
         nodes: Most branch-and-bound nodes of each round.
+        gap: Relative gap at which to stop.
         soft: Minimise seconds plus bytes over the limit, instead of keeping to the limit.
     """
     unit = abs(best.seconds) if 0 < abs(best.seconds) < np.inf else 1.0
@@ -37,7 +91,7 @@ def exact_within(
     lines = [_line(net, encoded, memory.limit, r) for r in np.flatnonzero(active)]
     added, bound = active.copy(), -np.inf
     for _ in range(ROUNDS):
-        outcome = run(with_rows(encoded.program, lines), nodes)
+        outcome = run(with_rows(encoded.program, lines), nodes, gap)
         bound = max(bound, lowered(outcome.bound * unit))
         if outcome.values is None:
             break
@@ -54,7 +108,7 @@ def exact_within(
             break
         if not fresh.any():
             lines.append(_cover(net, encoded, outcome.values, worst))
-    return min(best.seconds, bound)
+    return bound
 
 
 def _line(net: Network, encoded: Encoded, limit: float, row: int) -> Line:
@@ -66,7 +120,7 @@ def _line(net: Network, encoded: Encoded, limit: float, row: int) -> Line:
     held = np.bincount(where, held, minlength=len(cols))
     if encoded.over is not None:
         cols, held = np.append(cols, encoded.over), np.append(held, -encoded.unit)
-    scale = max(float(np.abs(held).max(initial=0.0)), 1e-300)
+    scale = float(np.abs(held).max(initial=0.0)) or abs(limit - net.base[row]) or 1.0
     return cols, held / scale, (limit - net.base[row]) / scale
 
 
@@ -83,7 +137,7 @@ def _softened(encoded: Encoded) -> Encoded:
 
 
 def _cover(net: Network, encoded: Encoded, z: Array, row: int) -> Line:
-    """What the solution holds in a row that it breaks by less than the tolerance may not all be held at once."""
+    """What a solution holds in a row that it breaks by less than the tolerance may not all be held."""
     cols, held, _ = _line(net, encoded, 0.0, row)
     cols = cols[(z[cols] > 0.5) & (held > 0)]
     return cols, np.ones(len(cols)), len(cols) - 1.0

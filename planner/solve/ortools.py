@@ -14,7 +14,7 @@ from ortools.math_opt.core.python import solver
 from ortools.math_opt.python import mathopt
 
 Array = np.ndarray
-TOLERANCE = 1e-9  # of rows and of integers: the strictest HiGHS takes is 1e-10
+TOLERANCE = 1e-9  # of rows and of reduced costs
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,6 @@ def _parameters(nodes: int, gap: float, integers: bool) -> parameters_pb2.SolveP
         parameters.node_limit = nodes
         parameters.relative_gap_tolerance = gap
         parameters.absolute_gap_tolerance = 0.0
-        parameters.highs.double_options["mip_feasibility_tolerance"] = TOLERANCE
     parameters.highs.double_options["primal_feasibility_tolerance"] = TOLERANCE
     parameters.highs.double_options["dual_feasibility_tolerance"] = TOLERANCE
     return parameters

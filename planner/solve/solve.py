@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 
 from .free import TOLERANCE, Best, minimise
-from .limited import exact_within
+from .limited import minimise_within
 from .memory import Memory
 from .network import Impossible, network
+from .prices import Pricing
 from .problem import Problem, Solution, evaluate, peak
 from .simplify import simplify
 
@@ -47,27 +48,25 @@ def solve(problem: Problem, *, work: float = 1.0, progress: Progress | None = No
     fits.offer(free.choice)
     if fits.proven(bound):
         return _solution(fits, bound)
-    bound = max(bound, _within(problem, memory, fits, free.choice, nodes))
+    bound = max(bound, _within(problem, memory, fits, free, nodes, report))
     report("memory", fits.seconds, bound)
     if np.isfinite(fits.seconds):
         return _solution(fits, bound)
-    return _least_excess(problem, memory, free, nodes)
+    return _least_excess(problem, memory, free, nodes, report)
 
 
-def _within(
-    problem: Problem, memory: Memory, best: Best, hint: tuple[int, ...], nodes: int, soft: bool = False
-) -> float:
+def _within(problem: Problem, memory: Memory, best: Best, free: Best, nodes: int, report: Progress) -> float:
     try:
         net = simplify(network(problem, memory.member))
-        if not net.unary:
-            best.offer(net.lift({}))
-            return best.seconds
-        return exact_within(net, memory, best, memory.rows(hint) > memory.limit, nodes, soft)
+        pricing = Pricing(net, memory, best, free.score, report=report)
+        for choice in (free.choice, *problem.starts):
+            pricing.add(tuple(choice))
+        return minimise_within(pricing, nodes)
     except Impossible:
         return best.seconds
 
 
-def _least_excess(problem: Problem, memory: Memory, free: Best, nodes: int) -> Solution:
+def _least_excess(problem: Problem, memory: Memory, free: Best, nodes: int, report: Progress) -> Solution:
     """When nothing fits: as few bytes over the limit as possible, then as few seconds."""
 
     def excess(choice: Sequence[int]) -> float:
@@ -78,12 +77,15 @@ def _least_excess(problem: Problem, memory: Memory, free: Best, nodes: int) -> S
         return evaluate(problem, choice) if excess(choice) <= least.seconds else np.inf
 
     least = Best(excess)
-    least.offer(free.choice)
-    _within(_costless(problem), memory, least, free.choice, nodes, soft=True)
+    costless = _costless(problem)
+    pricing = Pricing(simplify(network(costless, memory.member)), memory, least, free.score, soft=True, report=report)
+    pricing.seconds = lambda choice: evaluate(costless, choice)
+    pricing.add(free.choice)
+    minimise_within(pricing, nodes)
     best = Best(within)
     best.offer(least.choice)
     relaxed = replace(problem, limit=peak(problem, least.choice))
-    bound = _within(relaxed, Memory(relaxed), best, free.choice, nodes)
+    bound = _within(relaxed, Memory(relaxed), best, free, nodes, report)
     return Solution(best.choice, best.seconds, min(bound, best.seconds), "infeasible", least.seconds)
 
 

@@ -64,6 +64,7 @@ class Messages:
         self.floor = {n: np.full(len(cost), -np.inf) for n, cost in net.unary.items()}
         self._slack = ROUNDING * sum(float(np.abs(cost).max()) for cost in net.unary.values())
         self._value = self._sum_of_least()
+        self._last: tuple[float, dict[int, Array]] = (-np.inf, {})
 
     def sweep(self) -> float:
         """One pass forth and one back; returns the bound."""
@@ -71,6 +72,7 @@ class Messages:
             before, reduced = self._lowered(self._value), {}
             self._value = self.net.constant + sum(self._visit(n, ahead, reduced) for n in order)
             self.bound = max(self.bound, before, self._lowered(self._value))
+            self._last = before, reduced
             for n, now in reduced.items():
                 self.floor[n] = np.maximum(self.floor[n], before + now)
         return self.bound
@@ -115,10 +117,20 @@ class Messages:
             choice[n] = int(total.argmin())
         return choice
 
-    def kept(self, value: float) -> dict[int, Array]:
-        """Mask of the strategies by node that choices costing `value` or less may take."""
-        return {n: floor <= value for n, floor in self.floor.items()}
+    def cells(self, u: int, v: int) -> Array:
+        """For u < v and after a sweep: a lower bound on all choices that show specs p and q, shape [p, q].
 
-    def restricted(self, net: Network, kept: dict[int, Array]) -> Messages:
-        """The messages that are left on `net`, in which each node kept the strategies `kept`."""
-        return Messages(net, {(m, n): sent[kept[n]] for (m, n), sent in self.sent.items()})
+        When the pass back visited u, u and the table were the last to hold cost of their own, and neither message
+        between u and v has changed since.
+        """
+        before, reduced = self._last
+        table = self.net.near[u][v]
+        left = _least(reduced[u] - self.sent[v, u], table.row, table.cost.shape[0])
+        right = _least(-self.sent[u, v], table.col, table.cost.shape[1])
+        return before + table.cost + left[:, None] + right
+
+
+def _least(values: Array, group: Array, groups: int) -> Array:
+    out = np.full(groups, np.inf)
+    np.minimum.at(out, group, values)
+    return out

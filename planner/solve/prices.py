@@ -1,0 +1,137 @@
+"""Prices on memory: whatever λ ≥ 0 bytes cost in each row, min_x [seconds + λ·bytes] − λ·limit is a lower bound.
+
+The prices come from a small linear program over the choices found so far (Dantzig and Wolfe 1960): mix them so that
+the mix fits. Its duals are the next prices, pulled towards the best ones so far (Wentges 1997). Each priced problem
+has no memory rows, so message passing bounds it, tells which strategies cannot pay, and finds the next choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .free import Best, Score, fix
+from .memory import Memory
+from .network import Network
+from .ortools import Program, run
+from .search import descend
+from .simplify import simplify
+from .trws import Messages
+
+Array = np.ndarray
+CELLS = 1 << 16  # most cells that eliminating a node between prices may look at
+STAY = 0.6  # weight of the best prices so far in the next ones
+
+
+@dataclass
+class Pricing:
+    """The search for prices on the rows of a network.
+
+    Attributes:
+        net: With loads; shrinks as strategies prove too dear.
+        memory: Its rows.
+        best: The best choice within the limit; with `soft`, the one with the fewest bytes over it.
+        seconds: The objective without memory, of choices of the whole problem.
+        soft: Whether each byte over the limit costs 1, instead of being forbidden.
+        report: Called with the stage, the best so far and the bound.
+        bound: The best bound so far.
+        price: The prices behind it, by row.
+    """
+
+    net: Network
+    memory: Memory
+    best: Best
+    seconds: Score
+    soft: bool = False
+    report: Callable[[str, float, float], None] = lambda stage, seconds, bound: None
+    bound: float = -np.inf
+    price: Array = field(default_factory=lambda: np.zeros(0))
+    columns: dict[tuple[int, ...], tuple[float, Array]] = field(default_factory=dict)
+
+    def add(self, choice: tuple[int, ...]) -> None:
+        """Offer a choice of the whole problem, and let the prices know it."""
+        seconds = self.seconds(choice)
+        if np.isfinite(seconds) and choice not in self.columns:
+            self.columns[choice] = (seconds, self.memory.rows(choice))
+            self.best.offer(choice)
+
+    def ascend(self, rounds: int, sweeps: int = 3) -> None:
+        """Improve bound and prices."""
+        self.price, sent = np.zeros(len(self.net.member)), None
+        target, stalled = self.price, 0
+        for _ in range(rounds):
+            messages = Messages(self.priced(target), sent)
+            before, known = self.bound, len(self.columns)
+            self.take(messages, target, sweeps)
+            self.shrink(messages)
+            sent = messages.sent
+            self.report("prices", self.best.seconds, self.bound)
+            if self.best.proven(self.bound):
+                return
+            duals, value = self.mix()
+            stalled = 0 if self.bound - before > 1e-4 * abs(value) or len(self.columns) > known else stalled + 1
+            if stalled > 3 or value - self.bound <= 1e-5 * abs(value):
+                return
+            target = STAY * self.price + (1 - STAY) * duals
+
+    def take(self, messages: Messages, price: Array, sweeps: int) -> None:
+        """Sweep, keep the bound if it is the best one, and add the choices that come up."""
+        for _ in range(sweeps):
+            messages.sweep()
+        self.add(messages.net.lift(descend(messages.net, messages.round())))
+        if messages.bound > self.bound:
+            self.bound, self.price = messages.bound, price
+
+    def shrink(self, messages: Messages) -> None:
+        """Remove what cannot be in a better choice, from the network and from the messages."""
+        before = dict(self.net.strategies)
+        fix(self.net, messages.floor, self.best.seconds)
+        if all(len(before[n]) == len(left) for n, left in self.net.strategies.items()):
+            return
+        simplify(self.net, CELLS, dominance=False)
+        kept = {n: np.isin(before[n], left) for n, left in self.net.strategies.items()}
+        pairs = ((m, n) for n in self.net.near for m in self.net.near[n])
+        messages.sent = {(m, n): messages.sent[m, n][kept[n]] for m, n in pairs if (m, n) in messages.sent}
+        messages.floor = {n: messages.floor[n][kept[n]] for n in kept}
+
+    def priced(self, price: Array) -> Network:
+        """The network without rows that charges for bytes instead."""
+        net = self.net.priced(price @ self.net.member)
+        net.constant += float(price @ (self.net.base - self.memory.limit))
+        return net
+
+    def mix(self) -> tuple[Array, float]:
+        """Prices at which no mix of the known choices that fits is cheaper, and the seconds of the best mix."""
+        seconds = np.array([s for s, _ in self.columns.values()])
+        over = np.array([rows for _, rows in self.columns.values()]) - self.memory.limit
+        tight = np.flatnonzero((over > 0).any(axis=0))
+        unit, scale = self._units(seconds, over)
+        program = _mixture(seconds / unit, over[:, tight].T / scale, scale / unit if self.soft else 1e3)
+        outcome = run(program)
+        duals = np.zeros(over.shape[1])
+        duals[tight] = np.maximum(-outcome.duals[1:], 0.0) * unit / scale
+        return duals, outcome.bound * unit
+
+    def _units(self, seconds: Array, over: Array) -> tuple[float, float]:
+        scale = float(np.abs(over).max(initial=0.0)) or 1.0
+        return (scale if self.soft else float(seconds.max()) or 1.0), scale
+
+
+def _mixture(cost: Array, over: Array, penalty: float) -> Program:
+    """Minimise cost over convex weights of the columns of `over`, plus `penalty` for what the mix is above zero."""
+    rows, columns = over.shape
+    matrix = np.zeros((rows + 1, columns + 1))
+    matrix[0, :-1], matrix[1:, :-1], matrix[1:, -1] = 1, over, -1
+    at = np.nonzero(matrix)
+    return Program(
+        cost=np.append(cost, penalty),
+        upper=np.append(np.ones(columns), np.inf),
+        integer=np.zeros(columns + 1, bool),
+        rows=at[0],
+        cols=at[1],
+        values=matrix[at],
+        low=np.append(1.0, np.full(rows, -np.inf)),
+        high=np.append(1.0, np.zeros(rows)),
+    )
