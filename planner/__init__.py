@@ -1,1 +1,14 @@
 """meshplan: which mesh axis should split which dimension of every value of a JAX program."""
+
+from planner import errors as errors
+from planner.api import Planned as Planned
+from planner.api import autoshard as autoshard
+from planner.cost.hardware import PRESETS as PRESETS
+from planner.cost.hardware import Chip as Chip
+from planner.cost.hardware import Fabric as Fabric
+from planner.cost.hardware import Machine as Machine
+from planner.errors import PlanError as PlanError
+from planner.make import make_plan as make_plan
+from planner.plan import Plan as Plan
+from planner.report import compare as compare
+from planner.report import explain as explain

@@ -178,6 +178,12 @@ class Plan(_Record):
         """Equal for equal plans."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Plan) and self.to_json() == other.to_json()
+
+    def __hash__(self) -> int:
+        return hash(self.to_json())
+
     def save(self, file: "str | File") -> None:
         """Writes the plan as JSON."""
         File(file).write_text(self.to_json(), encoding="utf-8")
