@@ -18,7 +18,8 @@ from .trws import Messages
 Array = np.ndarray
 Line = tuple[Array, Array, float]
 ROUNDS = 200  # of adding rows; each adds at least one that was broken
-WINDOWS = ((1e-3, 1e-3), (1e-2, 1e-3), (np.inf, 1e-7))  # how far over the bound to look, and to what gap
+EXACT = 1e-7
+WINDOWS = ((1e-3, 1e-3), (1e-2, 1e-3), (np.inf, EXACT))  # how far over the bound to look, and to what gap
 SWEEPS = 12  # at the best prices, to make the reduced costs good
 
 
@@ -40,6 +41,7 @@ def minimise_within(pricing: Pricing, nodes: int, rounds: int = 40) -> float:
     bound = pricing.bound
     for share, gap in WINDOWS:
         value = min(best.seconds, bound + share * abs(bound))
+        gap = EXACT if value == best.seconds else gap
         bound = max(bound, _window(pricing, messages, value, nodes, gap))
         pricing.report(f"window {share:g}", best.seconds, bound)
         if best.proven(bound):

@@ -170,3 +170,9 @@ def network(problem: Problem, member: Array) -> Network:
     for n, cost in enumerate(problem.cost):
         net.restrict(n, np.isfinite(cost))
     return net
+
+
+def dearest(net: Network) -> float:
+    """No possible choice costs more."""
+    tables = sum(float(table.cost[np.isfinite(table.cost)].max()) for _, _, table in net.pairs())
+    return net.constant + sum(float(cost.max()) for cost in net.unary.values()) + tables

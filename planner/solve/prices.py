@@ -14,7 +14,7 @@ import numpy as np
 
 from .free import Best, Score, fix
 from .memory import Memory
-from .network import Network
+from .network import Impossible, Network, dearest
 from .ortools import Program, run
 from .search import descend
 from .simplify import simplify
@@ -58,13 +58,20 @@ class Pricing:
             self.best.offer(choice)
 
     def ascend(self, rounds: int, sweeps: int = 3) -> None:
-        """Improve bound and prices."""
+        """Improve bound and prices.
+
+        Raises:
+            Impossible: Nothing is better than the best choice, or nothing fits at all.
+        """
+        ceiling = np.inf if self.soft else dearest(self.net)
         self.price, sent = np.zeros(len(self.net.member)), None
         target, stalled = self.price, 0
         for _ in range(rounds):
             messages = Messages(self.priced(target), sent)
             before, known = self.bound, len(self.columns)
             self.take(messages, target, sweeps)
+            if self.bound > ceiling:
+                raise Impossible
             self.shrink(messages)
             sent = messages.sent
             self.report("prices", self.best.seconds, self.bound)
