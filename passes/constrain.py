@@ -37,7 +37,11 @@ class Pin:
 
 
 def constrain(
-    closed: Any, pins: Mapping[Path, Pin], mesh: Mesh | AbstractMesh, inputs: Mapping[Path, Specs] | None = None
+    closed: Any,
+    pins: Mapping[Path, Pin],
+    mesh: Mesh | AbstractMesh,
+    inputs: Mapping[Path, Specs] | None = None,
+    outputs: Mapping[Path, Specs] | None = None,
 ) -> Any:
     """The program with the given values constrained to the given specs.
 
@@ -47,13 +51,13 @@ def constrain(
             operands and results; address the equations or inputs inside to pin one trip's values.
         mesh: Its axes are named by the specs. Explicit axes are taken as Auto ones.
         inputs: For bodies, specs of their inputs: `()` is the program itself, `(3, "jaxpr")` the body of equation 3.
+        outputs: For bodies, specs of their outputs.
 
     Raises:
         ValueError: A path is not in the program, or a spec does not fit its value.
     """
-    inputs = inputs or {}
     mesh = auto(mesh)
-    _check_paths(closed, pins, inputs)
+    _check_paths(closed, pins, {**(inputs or {}), **(outputs or {})})
     trace = functools.cache(_constraint)
 
     def programs(where: str, what: str, specs: Specs, types: Sequence[Any]) -> tuple[Any, ...]:
@@ -67,13 +71,18 @@ def constrain(
         operands = programs(where, "operands", pin.operands, [v.aval for v in eqn.invars])
         return jaxpr.Around(operands, programs(where, "results", pin.results, [v.aval for v in eqn.outvars]))
 
-    def enter(path: Path, types: Sequence[Any]) -> Callable | None:
-        if path not in inputs:
+    enter, leave = _border("inputs", inputs or {}, mesh), _border("outputs", outputs or {}, mesh)
+    return jaxpr.share(jaxpr.rewrite(closed, replace, enter, leave), _inserted)
+
+
+def _border(what: str, given: Mapping[Path, Specs], mesh: Mesh | AbstractMesh) -> jaxpr.Border:
+    def put(path: Path, types: Sequence[Any]) -> Callable | None:
+        if path not in given:
             return None
-        shardings = _shardings(jaxpr.locate(path), "inputs", inputs[path], types, mesh)
+        shardings = _shardings(jaxpr.locate(path), what, given[path], types, mesh)
         return lambda *xs: [x if s is None else _put(x, s) for x, s in zip(xs, shardings)]
 
-    return jaxpr.share(jaxpr.rewrite(closed, replace, enter), _inserted)
+    return put
 
 
 def auto(mesh: Mesh | AbstractMesh) -> Mesh | AbstractMesh:
@@ -120,14 +129,14 @@ def _misfit(sizes: Mapping[Any, int], spec: PartitionSpec, shape: Sequence[int])
     return uneven[0] if uneven else ""
 
 
-def _check_paths(closed: Any, pins: Mapping[Path, Pin], inputs: Mapping[Path, Specs]) -> None:
+def _check_paths(closed: Any, pins: Mapping[Path, Pin], borders: Mapping[Path, Specs]) -> None:
     eqns = dict(jaxpr.walk(closed))
     bodies = {()} | {(*path, key) for path, eqn in eqns.items() for key, _ in jaxpr.subjaxprs(eqn)}
     unknown = [jaxpr.show(path) for path in pins if path not in eqns]
-    unknown += [jaxpr.show(path) for path in inputs if path not in bodies]
+    unknown += [jaxpr.show(path) for path in borders if path not in bodies]
     if unknown:
         raise ValueError(f"no such equation or body: {', '.join(unknown)}; take paths from walk() on this very program")
-    for path in (*pins, *inputs):
+    for path in (*pins, *borders):
         if any(jaxpr.primitive_name(eqn) == "shard_map" for eqn in jaxpr.enclosing(closed, path)):
             raise ValueError(
                 f"{jaxpr.locate(path)}: inside of a shard_map the layout is given; pin the shard_map itself"

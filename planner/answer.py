@@ -10,7 +10,7 @@ from planner.formulate import Formulation
 from planner.graph import Edge, Node, Port
 from planner.notation import Notation
 from planner.order import Ordered, dim_axes
-from planner.plan import Collective, Holder, Operation, Spec
+from planner.plan import Body, Collective, Holder, Operation, Spec
 from planner.reshard import STEPS
 from planner.solve.problem import live_bytes
 
@@ -133,10 +133,15 @@ def _shown(answer: Answer, n: int | None) -> Spec | None:
     return None if n is None or not answer.formulation.graph.nodes[n].avals[0].shape else answer.spec(Port(n))
 
 
-def bodies(answer: Answer) -> dict[str, tuple[Spec | None, ...]]:
-    """Pins of the inputs of each loop body."""
-    loops = answer.formulation.graph.loops
-    return {show(path): tuple(_shown(answer, n) for n in nodes) for loop in loops for path, nodes in loop.bodies}
+def bodies(answer: Answer) -> dict[str, Body]:
+    """Pins of the inputs and outputs of each loop body."""
+    return {
+        show(body.path): Body(
+            inputs=tuple(_shown(answer, n) for n in body.inputs), outputs=tuple(_taken(answer, n) for n in body.outputs)
+        )
+        for loop in answer.formulation.graph.loops
+        for body in loop.bodies
+    }
 
 
 def collectives(answer: Answer) -> Iterator[Collective]:

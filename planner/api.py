@@ -69,7 +69,9 @@ def autoshard(
     rest = {k: v for k, v in jit_options.items() if v is not None}
 
     def wrap(fun: Callable) -> Planned:
-        return Planned(fun, mesh, machine, plan, in_shardings, out_shardings, rest, compiler_options, memory_limit, work)
+        return Planned(
+            fun, mesh, machine, plan, in_shardings, out_shardings, rest, compiler_options, memory_limit, work
+        )
 
     return wrap if fun is None else wrap(fun)
 
@@ -125,7 +127,9 @@ class Planned:
         return self.trace(*args, **kwargs).lower()
 
     def _abstract(self, args: Sequence[Any]) -> tuple[Any, ...]:
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype) if hasattr(x, "dtype") else x, self._dynamic(args))
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype) if hasattr(x, "dtype") else x, self._dynamic(args)
+        )
 
     def _positional(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
         """All arguments by position, defaults left out as JAX leaves them."""
@@ -133,7 +137,9 @@ class Planned:
             return tuple(args)
         bound = inspect.signature(self.fun).bind(*args, **kwargs)
         if bound.kwargs:
-            raise PlanError(f"{function_name(self.fun)}: keyword-only arguments {sorted(bound.kwargs)} cannot be sharded; make them positional")
+            raise PlanError(
+                f"{function_name(self.fun)}: keyword-only arguments {sorted(bound.kwargs)} cannot be sharded; make them positional"
+            )
         return bound.args
 
     def _dynamic(self, args: Sequence[Any]) -> tuple[Any, ...]:
@@ -144,7 +150,9 @@ class Planned:
 
     def _key(self, args: Sequence[Any]) -> Any:
         leaves, tree = jax.tree.flatten(self._dynamic(args))
-        shapes = tuple((jax.numpy.shape(x), str(jax.numpy.result_type(x)), getattr(x, "weak_type", None)) for x in leaves)
+        shapes = tuple(
+            (jax.numpy.shape(x), str(jax.numpy.result_type(x)), getattr(x, "weak_type", None)) for x in leaves
+        )
         return tree, shapes, tuple(x for i, x in enumerate(args) if i in self._statics), self._mesh()
 
     def _planned(self, args: Sequence[Any]) -> tuple[Plan, Program]:
@@ -200,7 +208,8 @@ def concrete(mesh: Any) -> Mesh:
 
 def planned_jit(plan: Plan, program: Program, mesh: Mesh, compiler_options: Mapping[str, Any] | None = None) -> Any:
     """The program rewritten after its plan, under `jax.jit` with the plan's shardings and the user's donations."""
-    rewritten = as_fun(constrain(program.closed, plan.pins(), mesh, plan.inputs()))
+    pinned = constrain(program.closed, plan.pins(), mesh, plan.borders("inputs"), plan.borders("outputs"))
+    rewritten = as_fun(pinned)
 
     def planned(*args: Any) -> Any:
         return jax.tree.unflatten(program.out_tree, rewritten(*jax.tree.leaves(args)))
@@ -223,9 +232,13 @@ def check_matches(plan: Plan, program: Program, mesh: Any) -> None:
     planned = [(v.name, v.shape, v.dtype) for v in plan.arguments]
     for now, then in zip(avals, planned):
         if now != then:
-            raise PlanMismatchError(f"argument {now[0]} is {now[2]}{list(now[1])}, the plan has {then[0]} {then[2]}{list(then[1])}: plan again")
+            raise PlanMismatchError(
+                f"argument {now[0]} is {now[2]}{list(now[1])}, the plan has {then[0]} {then[2]}{list(then[1])}: plan again"
+            )
     if len(avals) != len(planned):
-        raise PlanMismatchError(f"the function has {len(avals)} array arguments, the plan {len(planned)}: it is for another function")
+        raise PlanMismatchError(
+            f"the function has {len(avals)} array arguments, the plan {len(planned)}: it is for another function"
+        )
     if plan.program != program.fingerprint:
         raise PlanMismatchError(
             f"the plan is for another program ({plan.function}, fingerprint {plan.program}; this one is {program.fingerprint}) "

@@ -46,7 +46,9 @@ class LinkTable:
     seconds: Array
 
 
-def formulate(graph: Graph, mesh: MeshShape, model: CostModel, chip: Chip, limit: float, donated: frozenset[int] = frozenset()) -> Formulation:
+def formulate(
+    graph: Graph, mesh: MeshShape, model: CostModel, chip: Chip, limit: float, donated: frozenset[int] = frozenset()
+) -> Formulation:
     """The problem of choosing one strategy per node of a graph.
 
     Args:
@@ -74,7 +76,11 @@ def _strategies(graph: Graph, mesh: MeshShape) -> Sequence[Strategies]:
     known: dict[object, Strategies] = {}
     found = []
     for n, node in enumerate(graph.nodes):
-        is_open = (node.role == "op" and passes_open(node, n, sources, graph.opened)) or Port(n) in graph.opened and node.role == "value"
+        is_open = (
+            (node.role == "op" and passes_open(node, n, sources, graph.opened))
+            or Port(n) in graph.opened
+            and node.role == "value"
+        )
         key = (rule_key(node.rule), is_open)
         if key not in known:
             known[key] = enumerate_strategies(node.rule, mesh, may_be_open=is_open)
@@ -148,7 +154,9 @@ def _edge(graph: Graph, edge: Edge, link: LinkTable, chip: Chip, mesh: MeshShape
     return integer.Edge(edge.source.node, edge.target, link.row, link.col, link.seconds * edge.trips, copied)
 
 
-def _costs(graph: Graph, strategies: Sequence[Strategies], stored: frozenset[Port], model: CostModel, chip: Chip) -> tuple[Array, ...]:
+def _costs(
+    graph: Graph, strategies: Sequence[Strategies], stored: frozenset[Port], model: CostModel, chip: Chip
+) -> tuple[Array, ...]:
     """Seconds of each node's local work, all trips; places cost nothing but what their edges cost."""
     operands = operand_avals(graph, stored)
 

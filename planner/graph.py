@@ -85,13 +85,22 @@ class Edge:
 
 
 @dataclass(frozen=True)
+class Body:
+    """The places at the border of a loop's body: nodes that its inputs are, nodes that its outputs go to."""
+
+    path: Path
+    inputs: tuple[int | None, ...]
+    outputs: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
 class Loop:
-    """The places at a loop's border: nodes of its operands and results, and of the inputs of each of its bodies."""
+    """The places at a loop's border: nodes of its operands and results, and its bodies."""
 
     path: Path
     operands: tuple[int | None, ...]
     results: tuple[int, ...]
-    bodies: tuple[tuple[Path, tuple[int | None, ...]], ...] = ()
+    bodies: tuple[Body, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,10 @@ def layouts(axes: int) -> tuple[Layout, ...]:
         Layout("Megatron 1-D", other=every, whole_model=True),
         Layout("1-D weight-stationary", other=every),
         *(Layout("2-D weight-stationary", model=m, other=o) for m, o in split),
-        *(Layout(f"weight-gathered {i + 1}/{axes}", rows=n, other=every ^ n, stored=(1, every ^ 1)) for i, n in enumerate(prefixes)),
+        *(
+            Layout(f"weight-gathered {i + 1}/{axes}", rows=n, other=every ^ n, stored=(1, every ^ 1))
+            for i, n in enumerate(prefixes)
+        ),
     )
 
 
@@ -161,9 +164,16 @@ def _activations(graph: Graph, size: int) -> Iterator[int]:
 def _allowed(formulation: Formulation, layout: Layout, weights: Sequence[WeightMatmul]) -> Iterator[tuple[int, Array]]:
     for w in weights:
         strategies = formulation.strategies[w.node]
-        jobs = _job(strategies, w.rows, layout.rows) + _job(strategies, w.model, layout.model) + _job(strategies, w.other, layout.other)
+        jobs = (
+            _job(strategies, w.rows, layout.rows)
+            + _job(strategies, w.model, layout.model)
+            + _job(strategies, w.other, layout.other)
+        )
         wanted = dict(jobs)
-        yield w.node, np.all([strategies.jobs[:, a] == wanted.get(a, REPEAT) for a in range(strategies.jobs.shape[1])], axis=0)
+        yield (
+            w.node,
+            np.all([strategies.jobs[:, a] == wanted.get(a, REPEAT) for a in range(strategies.jobs.shape[1])], axis=0),
+        )
         yield w.weight, _stored(formulation, layout, w)
 
 

@@ -43,7 +43,9 @@ class _Interval:
 def buffers(graph: Graph, donated: frozenset[int] = frozenset()) -> Buffers:
     """The buffers of a graph; arguments that are not `donated` (by node) live as long as the program."""
     readers = graph.readers()
-    stored = frozenset(p for n, node in enumerate(graph.nodes) for p in _ports(n, node) if _stored(graph, node, readers.get(p, ())))
+    stored = frozenset(
+        p for n, node in enumerate(graph.nodes) for p in _ports(n, node) if _stored(graph, node, readers.get(p, ()))
+    )
     last = max(node.end for node in graph.nodes) + 1
     intervals = [*_held(graph, readers, stored, donated, last), *_copies(graph, readers, last)]
     return Buffers(stored, tuple(_maximal(graph, sorted(intervals))))
@@ -64,7 +66,9 @@ def _stores(reader: Node) -> bool:
     return not (reader.rule.fusible and reader.role == "op")
 
 
-def _held(graph: Graph, readers: Mapping[Port, Sequence[Edge]], stored: frozenset[Port], donated: frozenset[int], last: int) -> Iterator[_Interval]:
+def _held(
+    graph: Graph, readers: Mapping[Port, Sequence[Edge]], stored: frozenset[Port], donated: frozenset[int], last: int
+) -> Iterator[_Interval]:
     for n, node in enumerate(graph.nodes):
         ports = [port for port in _ports(n, node) if port in stored]
         if not ports:
@@ -72,7 +76,9 @@ def _held(graph: Graph, readers: Mapping[Port, Sequence[Edge]], stored: frozense
         reads = [e for port in ports for e in readers.get(port, ())]
         stop = max((_until(graph.nodes[e.target], last) for e in reads), default=node.time)
         whole_program = node.role == "input" and (n not in donated or n in graph.outputs)
-        yield _Interval(0 if node.role == "input" else node.time, last if whole_program else max(stop, node.time), False, n)
+        yield _Interval(
+            0 if node.role == "input" else node.time, last if whole_program else max(stop, node.time), False, n
+        )
 
 
 def _until(reader: Node, last: int) -> int:
@@ -95,4 +101,6 @@ def _maximal(graph: Graph, intervals: Sequence[_Interval]) -> Iterator[Live]:
     for start, following in zip(starts, [*starts[1:], float("inf")]):
         now = [i for i in intervals if i.start <= start <= i.stop]
         if any(i.stop < following for i in now):
-            yield Live(tuple(i.index for i in now if not i.edge), tuple(i.index for i in now if i.edge), labels.get(start, ""))
+            yield Live(
+                tuple(i.index for i in now if not i.edge), tuple(i.index for i in now if i.edge), labels.get(start, "")
+            )

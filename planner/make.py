@@ -61,7 +61,9 @@ def make_plan(
     return plan_program(program, setting, in_shardings, out_shardings, known, clock, function_name(fun))
 
 
-def make_setting(mesh: Any, machine: str | Machine | None, memory_limit: float | None = None, work: float = 1.0) -> Setting:
+def make_setting(
+    mesh: Any, machine: str | Machine | None, memory_limit: float | None = None, work: float = 1.0
+) -> Setting:
     """What to plan for, with everything that was left out taken from the context and the mesh's devices."""
     mesh = auto_mesh(mesh if mesh is not None else mesh_in_context())
     hardware = machine_of(mesh) if machine is None else machine_named(machine)
@@ -82,7 +84,9 @@ def function_name(fun: Callable) -> str:
     return getattr(fun, "__qualname__", None) or type(fun).__name__
 
 
-def plan_program(program: Program, setting: Setting, ins: Any, outs: Any, known: bool, clock: "_Clock", name: str) -> Plan:
+def plan_program(
+    program: Program, setting: Setting, ins: Any, outs: Any, known: bool, clock: "_Clock", name: str
+) -> Plan:
     """Graph, integer program, known layouts, solution, plan."""
     with clock("graph"):
         graph = stages.graph_of(program, setting, ins, outs)

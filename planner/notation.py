@@ -1,12 +1,13 @@
 """The paper's notation: `BE_x · E_xF_yz → BF_yz(partialsum-x)`.
 
 Letters stand for dim sizes, one per size all over the program, as `legend` says. B is the size that most matmuls keep and E the
-size that most contract; the rest follow in order of appearance.
+size that most contract; the rest follow by the work of the matmuls they are in.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 from planner.graph import Graph, Node
 from planner.order import Order, dim_axes
@@ -30,7 +31,9 @@ class Notation:
     def array(self, node: Node, dims: Dims, order: Order, partial: Sequence[str] = ()) -> str:
         """One operand or result: a letter per dim, mesh axes as subscript."""
         axes = dim_axes(dims, order)
-        text = "".join(self.dim([node.rule.sizes[f] for f in dim]) + (f"_{''.join(a)}" if a else "") for dim, a in zip(dims, axes))
+        text = "".join(
+            self.dim([node.rule.sizes[f] for f in dim]) + (f"_{''.join(a)}" if a else "") for dim, a in zip(dims, axes)
+        )
         return (text or "1") + (f"(partialsum-{''.join(partial)})" if partial else "")
 
     def dim(self, sizes: Iterable[int]) -> str:
@@ -44,19 +47,20 @@ class Notation:
 
 
 def notation(graph: Graph) -> Notation:
-    """Letters for all dim sizes of a program's matmuls, then of everything else."""
+    """Letters for all dim sizes of a program: those of its matmuls by their work, then all others."""
     kept: Counter[int] = Counter()
     contracted: Counter[int] = Counter()
-    seen: dict[int, None] = {}
-    for node in sorted(graph.nodes, key=lambda node: not is_matmul(node.rule)):
-        sizes = [size for size in node.rule.sizes if size > 1]
-        seen.update(dict.fromkeys(sizes))
+    work: dict[int, float] = {}
+    for node in graph.nodes:
+        flops = node.trips * node.rule.flops * prod(map(float, node.rule.sizes)) if is_matmul(node.rule) else 0.0
+        for size in (size for size in node.rule.sizes if size > 1):
+            work[size] = work.get(size, 0.0) + flops
         if is_matmul(node.rule):
             contracted.update(node.rule.sizes[f] for f in node.rule.reduced)
             kept.update(node.rule.sizes[f] for f in _kept(node.rule.results[0]))
     letters = {size: letter for size, letter in ((_most(contracted), "E"),) if size}
     letters.update({size: letter for size, letter in ((_most(kept, letters), "B"),) if size})
-    rest = [size for size in seen if size not in letters]
+    rest = sorted((size for size in work if size not in letters), key=lambda size: (-work[size], size))
     return Notation({**letters, **dict(zip(rest, LETTERS))})
 
 

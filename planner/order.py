@@ -48,7 +48,10 @@ def order_axes(formulation: Formulation, choice: Sequence[int], model: CostModel
     problem = Problem(cost, edges, cost)
     picked = solve(problem).choice
     orders = tuple(domain[i] for domain, i in zip(domains, picked))
-    permutes = {i: tuple(_permutes(formulation, i, e, orders[e.source.node], orders[e.target], choice, model)) for i, e in enumerate(formulation.graph.edges)}
+    permutes = {
+        i: tuple(_permutes(formulation, i, e, orders[e.source.node], orders[e.target], choice, model))
+        for i, e in enumerate(formulation.graph.edges)
+    }
     return Ordered(orders, {i: p for i, p in permutes.items() if p}, evaluate(problem, picked))
 
 
@@ -74,13 +77,29 @@ def dim_axes(dims: Sequence[Sequence[int]], order: Order) -> list[tuple[str, ...
     return [tuple(axis for f in dim for axis in order.get(f, ())) for dim in dims]
 
 
-def _edge(formulation: Formulation, i: int, edge: Edge, domains: Sequence[Sequence[Order]], choice: Sequence[int], model: CostModel) -> integer.Edge:
+def _edge(
+    formulation: Formulation,
+    i: int,
+    edge: Edge,
+    domains: Sequence[Sequence[Order]],
+    choice: Sequence[int],
+    model: CostModel,
+) -> integer.Edge:
     sources, targets = domains[edge.source.node], domains[edge.target]
-    cost = np.array([[sum(p.seconds for p in _permutes(formulation, i, edge, a, b, choice, model)) for b in targets] for a in sources])
-    return integer.Edge(edge.source.node, edge.target, np.arange(len(sources)), np.arange(len(targets)), cost * edge.trips)
+    cost = np.array(
+        [
+            [sum(p.seconds for p in _permutes(formulation, i, edge, a, b, choice, model)) for b in targets]
+            for a in sources
+        ]
+    )
+    return integer.Edge(
+        edge.source.node, edge.target, np.arange(len(sources)), np.arange(len(targets)), cost * edge.trips
+    )
 
 
-def _permutes(formulation: Formulation, i: int, edge: Edge, a: Order, b: Order, choice: Sequence[int], model: CostModel) -> Iterator[Permute]:
+def _permutes(
+    formulation: Formulation, i: int, edge: Edge, a: Order, b: Order, choice: Sequence[int], model: CostModel
+) -> Iterator[Permute]:
     graph, mesh = formulation.graph, formulation.mesh
     source = dim_axes(graph.nodes[edge.source.node].rule.results[edge.source.result], a)
     target = dim_axes(graph.nodes[edge.target].rule.operands[edge.operand], b)

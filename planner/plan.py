@@ -51,6 +51,13 @@ class Operation(_Record):
     results: tuple[Spec | None, ...]
 
 
+class Body(_Record):
+    """Pins of what enters and leaves one trip of a loop's body."""
+
+    inputs: tuple[Spec | None, ...]
+    outputs: tuple[Spec | None, ...]
+
+
 class Collective(_Record):
     """A collective that the plan expects. `nbytes` as in planner.cost.collectives, of one trip; `seconds` of all trips."""
 
@@ -109,7 +116,7 @@ class Plan(_Record):
     arguments: tuple[Value, ...]
     results: tuple[Value, ...]
     operations: tuple[Operation, ...]
-    bodies: dict[str, tuple[Spec | None, ...]]
+    bodies: dict[str, Body]
     collectives: tuple[Collective, ...]
     known: tuple[Known, ...]
     holders: tuple[Holder, ...]
@@ -145,7 +152,8 @@ class Plan(_Record):
     def abstract_args(self, mesh: Any) -> Any:
         """The arguments as ShapeDtypeStructs with shardings on `mesh`: what orbax restores into."""
         leaves = [
-            jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=NamedSharding(mesh, to_spec(v.spec))) for v in self.arguments
+            jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=NamedSharding(mesh, to_spec(v.spec)))
+            for v in self.arguments
         ]
         return self._tree(0, self.arguments, leaves)
 
@@ -165,9 +173,9 @@ class Plan(_Record):
             if any(s is not None for s in (*op.operands, *op.results))
         }
 
-    def inputs(self) -> dict[Path, tuple[PartitionSpec | None, ...]]:
-        """What `passes.constrain` pins at the inputs of each loop body."""
-        return {parse(path): tuple(map(_maybe, specs)) for path, specs in self.bodies.items()}
+    def borders(self, side: str) -> dict[Path, tuple[PartitionSpec | None, ...]]:
+        """What `passes.constrain` pins at the "inputs" or "outputs" of each loop body."""
+        return {parse(path): tuple(map(_maybe, getattr(body, side))) for path, body in self.bodies.items()}
 
     def to_json(self) -> str:
         """The file's text: indented, in a fixed order."""
@@ -203,12 +211,16 @@ class Plan(_Record):
         try:
             version = _Version.model_validate_json(text).schema_version
             if version > SCHEMA:
-                raise PlanFileError(f"{name} has schema {version}, this meshplan reads up to {SCHEMA}: upgrade meshplan")
+                raise PlanFileError(
+                    f"{name} has schema {version}, this meshplan reads up to {SCHEMA}: upgrade meshplan"
+                )
             return cls.model_validate_json(text)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the file"
-            raise PlanFileError(f"{name} is no whole plan file: {where}: {first['msg']}; make it again with `meshplan plan`") from error
+            raise PlanFileError(
+                f"{name} is no whole plan file: {where}: {first['msg']}; make it again with `meshplan plan`"
+            ) from error
 
 
 class _Version(BaseModel):

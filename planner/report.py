@@ -46,7 +46,9 @@ def rivals(plan: Plan) -> Table | None:
     """The known layouts, each at its best, beside the answer."""
     if not plan.known:
         return None
-    table = _table("Known layouts, each at its best in the same cost model", "layout", "axes", ">time", ">of ours", ">peak", "note")
+    table = _table(
+        "Known layouts, each at its best in the same cost model", "layout", "axes", ">time", ">of ours", ">peak", "note"
+    )
     table.add_row("this plan", "", seconds(plan.seconds), "1.00", size(plan.peak_bytes), "")
     for k in plan.known:
         time = (seconds(k.seconds), f"{k.seconds / plan.seconds:.2f}") if k.seconds else ("-", "-")

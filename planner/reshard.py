@@ -66,7 +66,9 @@ def _mask(axes: Array) -> Array:
     return (axes * (1 << np.arange(axes.shape[2]))).sum(2)
 
 
-def _volumes(source: Array, elements: float, masks: dict[str, Array], early: Array, mesh: MeshShape) -> dict[str, Array]:
+def _volumes(
+    source: Array, elements: float, masks: dict[str, Array], early: Array, mesh: MeshShape
+) -> dict[str, Array]:
     parts = mesh.size[np.bitwise_or.reduce(source[:, :-1], axis=1)] if source.shape[1] > 1 else np.ones(len(source))
     start = (elements / parts)[:, None] / mesh.size[early]
     scattered = start / mesh.size[masks["reduce_scatter"]]

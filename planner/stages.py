@@ -97,7 +97,10 @@ def _distinct(every: Sequence[Layout], mesh: MeshShape) -> Iterator[Layout]:
     """Variants that differ by more than swapping axes of equal size."""
     seen = set()
     for layout in every:
-        shape = tuple(tuple(sorted(mesh.sizes[a] for a in range(len(mesh.sizes)) if m >> a & 1)) for m in (layout.rows, layout.model, layout.other))
+        shape = tuple(
+            tuple(sorted(mesh.sizes[a] for a in range(len(mesh.sizes)) if m >> a & 1))
+            for m in (layout.rows, layout.model, layout.other)
+        )
         if (layout.name, shape) not in seen:
             seen.add((layout.name, shape))
             yield layout
@@ -111,7 +114,13 @@ def _known(formulation: Formulation, layout: Layout, solution: Solution) -> Know
         return Known(name=layout.name, axes=axes, seconds=None, peak_bytes=None, note="no such layout of this program")
     held = peak(formulation.problem, solution.choice)
     if solution.status == "infeasible":
-        return Known(name=layout.name, axes=axes, seconds=None, peak_bytes=held, note=f"needs {solution.excess / GB:.1f} GB more per chip")
+        return Known(
+            name=layout.name,
+            axes=axes,
+            seconds=None,
+            peak_bytes=held,
+            note=f"needs {solution.excess / GB:.1f} GB more per chip",
+        )
     return Known(name=layout.name, axes=axes, seconds=solution.seconds, peak_bytes=held)
 
 
@@ -121,7 +130,14 @@ def solved(formulation: Formulation, starts: Sequence[Solution], work: float, pr
     return solve(replace(formulation.problem, starts=usable), work=work, progress=progress)
 
 
-def plan_of(program: Program, formulation: Formulation, solution: Solution, known: Sequence[Known], setting: Setting, function: str) -> Plan:
+def plan_of(
+    program: Program,
+    formulation: Formulation,
+    solution: Solution,
+    known: Sequence[Known],
+    setting: Setting,
+    function: str,
+) -> Plan:
     """The plan of a choice of strategies."""
     letters = notation(formulation.graph)
     ordered = order_axes(formulation, solution.choice, setting.model)
@@ -140,7 +156,12 @@ def plan_of(program: Program, formulation: Formulation, solution: Solution, know
         limit=setting.limit,
         legend=letters.legend(),
         arguments=_values(answer, program.names, _keys(program.in_tree), formulation.graph.inputs),
-        results=_values(answer, [f"result {i}" for i in range(len(formulation.graph.outputs))], _keys(program.out_tree), formulation.graph.outputs),
+        results=_values(
+            answer,
+            [f"result {i}" for i in range(len(formulation.graph.outputs))],
+            _keys(program.out_tree),
+            formulation.graph.outputs,
+        ),
         operations=tuple(operations(answer)),
         bodies=bodies(answer),
         collectives=tuple(collectives(answer)),

@@ -61,7 +61,11 @@ class Strategies:
     @cached_property
     def devices(self) -> Array:
         """Number of devices that share the work, not counting repetition: int array of shape [k]."""
-        return self.mesh.size[np.bitwise_or.reduce(self.factor_masks, axis=1)] if self.rule.sizes else np.ones(len(self), int)
+        return (
+            self.mesh.size[np.bitwise_or.reduce(self.factor_masks, axis=1)]
+            if self.rule.sizes
+            else np.ones(len(self), int)
+        )
 
     def operand(self, i: int) -> Array:
         """Layouts of operand `i`: int array of shape [k, ndim + 1]."""
@@ -102,4 +106,4 @@ def _divides(sizes: Sequence[int], strategies: Strategies) -> Array:
 def _one_group(jobs: Array) -> Array:
     """All open axes of a strategy go through one linear group: a product of two open sums is no open sum."""
     opened = np.where(jobs <= open_job(0), jobs, 0)
-    return (opened.min(1) == np.where(opened == 0, opened.min(1, keepdims=True), opened).max(1))
+    return opened.min(1) == np.where(opened == 0, opened.min(1, keepdims=True), opened).max(1)

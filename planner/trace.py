@@ -60,7 +60,9 @@ def auto_mesh(mesh: Mesh | AbstractMesh) -> Any:
     return Mesh(mesh.devices, mesh.axis_names, axis_types=types)
 
 
-def trace(fun: Callable, args: Sequence[Any], kwargs: Mapping[str, Any], mesh: Mesh | AbstractMesh, **options: Any) -> Program:
+def trace(
+    fun: Callable, args: Sequence[Any], kwargs: Mapping[str, Any], mesh: Mesh | AbstractMesh, **options: Any
+) -> Program:
     """Traces `fun` unsharded, with the mesh in context for specs inside of it.
 
     Args:

@@ -34,7 +34,10 @@ def _flat(prefix: Any, tree: Any, *, positional: bool) -> list[Any]:
     if prefix is None:
         return [None] * tree.num_leaves
     if positional:
-        prefix, full = (prefix if isinstance(prefix, tuple) and not _is_spec(prefix) else (prefix,) * len(full[0])), full[0]
+        prefix, full = (
+            (prefix if isinstance(prefix, tuple) and not _is_spec(prefix) else (prefix,) * len(full[0])),
+            full[0],
+        )
     spread = jax.tree.broadcast(prefix, full, is_leaf=_is_spec)
     return jax.tree.leaves(spread, is_leaf=_is_spec)
 
@@ -50,7 +53,9 @@ def _checked(spec: Any, shape: Sequence[int], name: str, mesh: MeshShape) -> Par
     spec = spec.spec if isinstance(spec, NamedSharding) else spec
     check_axes(spec, name, mesh)
     if len(spec) > len(shape):
-        raise SpecConflictError(f"{name} has {len(shape)} dims, its spec {spec} names {len(spec)}: drop the last entries")
+        raise SpecConflictError(
+            f"{name} has {len(shape)} dims, its spec {spec} names {len(spec)}: drop the last entries"
+        )
     return canonical(spec, len(shape))
 
 

@@ -52,7 +52,9 @@ def _waste(sizes: Array, multiple: int) -> Array:
     return np.ceil(sizes / multiple) * multiple / sizes
 
 
-def moved_bytes(node: Node, operands: Mapping[int, tuple[Aval, bool]], stored: Sequence[bool], strategies: Strategies) -> Array:
+def moved_bytes(
+    node: Node, operands: Mapping[int, tuple[Aval, bool]], stored: Sequence[bool], strategies: Strategies
+) -> Array:
     """Bytes between HBM and one device's cores: stored operands read, stored results written: shape [k].
 
     Args:

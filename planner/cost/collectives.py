@@ -43,7 +43,10 @@ SKEW = 1e-5
 
 def groups(links: Sequence[Link]) -> Groups:
     """Groups of every set of mesh axes."""
-    links = [replace(link, bandwidth=link.bandwidth * (1 + SKEW * i), hop=link.hop * (1 - SKEW * i)) for i, link in enumerate(links)]
+    links = [
+        replace(link, bandwidth=link.bandwidth * (1 + SKEW * i), hop=link.hop * (1 - SKEW * i))
+        for i, link in enumerate(links)
+    ]
     sets = [[link for i, link in enumerate(links) if mask >> i & 1] for mask in range(1 << len(links))]
     return Groups(
         np.array([np.prod([link.size for link in s]) for s in sets]),

@@ -158,7 +158,9 @@ def machine_named(machine: "str | Machine") -> Machine:
     if isinstance(machine, Machine):
         return machine
     if machine not in PRESETS:
-        raise UnknownMachineError(f"no machine {machine!r}; presets are {', '.join(PRESETS)}; or pass a planner.Machine")
+        raise UnknownMachineError(
+            f"no machine {machine!r}; presets are {', '.join(PRESETS)}; or pass a planner.Machine"
+        )
     return PRESETS[machine]
 
 
@@ -171,7 +173,9 @@ def machine_of(mesh: Mesh | AbstractMesh) -> Machine:
     for name, sign in _SIGNS.items():
         if sign in kind:
             return PRESETS[name]
-    raise UnknownMachineError(f"no preset for devices of kind {device.device_kind!r}: pass machine=planner.Machine(...)")
+    raise UnknownMachineError(
+        f"no preset for devices of kind {device.device_kind!r}: pass machine=planner.Machine(...)"
+    )
 
 
 _SIGNS: Mapping[str, str] = {
