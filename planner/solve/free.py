@@ -54,6 +54,7 @@ def minimise(net: Network, best: Best, nodes: int) -> float:
             messages = converge(net, best, effort)
             if best.proven(messages.bound):
                 return messages.bound
+            messages.settle()
             fix(net, messages.floor, best.seconds)
         simplify(net)
         return exact(net, best, nodes)

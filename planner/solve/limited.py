@@ -19,7 +19,7 @@ Array = np.ndarray
 Line = tuple[Array, Array, float]
 ROUNDS = 200  # of adding rows; each adds at least one that was broken
 EXACT = 1e-7
-WINDOWS = ((1e-3, 1e-3), (1e-2, 1e-3), (np.inf, EXACT))  # how far over the bound to look, and to what gap
+WINDOWS = (*((1e-3 * 2**i, 1e-3) for i in range(6)), (np.inf, EXACT))  # how far over the bound to look, and to what gap
 SWEEPS = 12  # at the best prices, to make the reduced costs good
 
 
@@ -34,7 +34,7 @@ def minimise_within(pricing: Pricing, nodes: int, rounds: int = 40) -> float:
         pricing.ascend(rounds)
         if best.proven(pricing.bound):
             return pricing.bound
-        messages = Messages(pricing.priced(pricing.price))
+        messages = Messages(pricing.priced(pricing.price), pricing.sent)
         pricing.take(messages, pricing.price, SWEEPS)
     except Impossible:
         return best.seconds
@@ -66,9 +66,9 @@ def _window(pricing: Pricing, messages: Messages, value: float, nodes: int, gap:
 
 def prune(net: Network, messages: Messages, value: float) -> None:
     """Rule out the pairs of specs that no choice of at most `value` shows."""
-    for u, v, table in list(net.pairs()):
-        cost = np.where(messages.cells(u, v) <= value, table.cost, np.inf)
-        net.near[u][v] = replace(table, cost=cost)
+    for (u, v), floor in messages.cells().items():
+        table = net.near[u][v]
+        net.near[u][v] = replace(table, cost=np.where(floor <= value, table.cost, np.inf))
         net.near[v][u] = net.near[u][v].T
 
 

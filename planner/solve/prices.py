@@ -38,6 +38,8 @@ class Pricing:
         report: Called with the stage, the best so far and the bound.
         bound: The best bound so far.
         price: The prices behind it, by row.
+        sent: The messages behind it.
+        columns: Seconds of the choices found, and their bytes by row.
     """
 
     net: Network
@@ -48,6 +50,7 @@ class Pricing:
     report: Callable[[str, float, float], None] = lambda stage, seconds, bound: None
     bound: float = -np.inf
     price: Array = field(default_factory=lambda: np.zeros(0))
+    sent: dict[tuple[int, int], Array] = field(default_factory=dict)
     columns: dict[tuple[int, ...], tuple[float, Array]] = field(default_factory=dict)
 
     def add(self, choice: tuple[int, ...]) -> None:
@@ -87,9 +90,10 @@ class Pricing:
         """Sweep, keep the bound if it is the best one, and add the choices that come up."""
         for _ in range(sweeps):
             messages.sweep()
+        messages.settle()
         self.add(messages.net.lift(descend(messages.net, messages.round())))
         if messages.bound > self.bound:
-            self.bound, self.price = messages.bound, price
+            self.bound, self.price, self.sent = messages.bound, price, messages.sent
 
     def shrink(self, messages: Messages) -> None:
         """Remove what cannot be in a better choice, from the network and from the messages."""
@@ -99,9 +103,12 @@ class Pricing:
             return
         simplify(self.net, CELLS, dominance=False)
         kept = {n: np.isin(before[n], left) for n, left in self.net.strategies.items()}
-        pairs = ((m, n) for n in self.net.near for m in self.net.near[n])
-        messages.sent = {(m, n): messages.sent[m, n][kept[n]] for m, n in pairs if (m, n) in messages.sent}
+        messages.sent, self.sent = self._still(messages.sent, kept), self._still(self.sent, kept)
         messages.floor = {n: messages.floor[n][kept[n]] for n in kept}
+
+    def _still(self, sent: dict[tuple[int, int], Array], kept: dict[int, Array]) -> dict[tuple[int, int], Array]:
+        pairs = ((m, n) for n in self.net.near for m in self.net.near[n] if (m, n) in sent)
+        return {(m, n): sent[m, n][kept[n]] if len(sent[m, n]) == len(kept[n]) else sent[m, n] for m, n in pairs}
 
     def priced(self, price: Array) -> Network:
         """The network without rows that charges for bytes instead."""

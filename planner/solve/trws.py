@@ -45,26 +45,79 @@ def _link(there: int, here: int, table: Table) -> _Link:
     return _Link(there, here, np.ascontiguousarray(table.cost), table.col, order, starts)
 
 
+@dataclass(frozen=True)
+class _Leaf:
+    """A node that hangs on one other, folded into it: `given` is what that one's strategies pay for it at best."""
+
+    node: int
+    parent: int
+    cost: Array
+    table: Table
+    given: Array
+
+    def cells(self, floor: Array) -> Array:
+        """A bound on all choices per cell of the table, from those of the parent's strategies."""
+        left = _least(self.cost, self.table.row, self.table.cost.shape[0])
+        right = _least(floor - self.given, self.table.col, self.table.cost.shape[1])
+        return left[:, None] + self.table.cost + right
+
+    def floor(self, floor: Array) -> Array:
+        """A bound on all choices per strategy of the leaf."""
+        right = _least(floor - self.given, self.table.col, self.table.cost.shape[1])
+        return self.cost + (self.table.cost + right).min(axis=1)[self.table.row]
+
+
 class Messages:
     """Messages on a network without loads, the bound they prove and the reduced costs they show.
 
+    Leaves are folded into what they hang on first, again and again: a message that had to share its cost with them
+    would fade on its way.
+
     Attributes:
+        sent: By (from, to), the cost that the table of a pair gave to the strategies of the second node.
         bound: The best lower bound so far, already rounded down. Never above the optimum.
-        floor: By node, a lower bound on all choices in which it takes each of its strategies.
+        floor: By node, a lower bound on all choices in which it takes each of its strategies; leaves have theirs after
+            `settle`.
     """
 
     def __init__(self, net: Network, sent: dict[tuple[int, int], Array] | None = None) -> None:
         """Start from `sent` (of a network with the same strategies), or from nothing."""
-        self.net = net
-        self.order = sorted(net.unary)
-        self.links = {n: [_link(m, n, net.near[n][m].T) for m in sorted(net.near[n])] for n in self.order}
-        self.sent = {(m, n): np.zeros(len(net.unary[n])) for n in self.order for m in net.near[n]}
-        self.sent |= sent or {}
+        self.net, self.unary = net, dict(net.unary)
+        self.leaves = self._peel()
+        hung = {leaf.node for leaf in self.leaves}
+        self.order = sorted(n for n in net.unary if n not in hung)
+        near = {n: [m for m in sorted(net.near[n]) if m not in hung] for n in self.order}
+        self.links = {n: [_link(m, n, net.near[n][m].T) for m in near[n]] for n in self.order}
+        known = sent or {}
+        zeros = {n: np.zeros(len(self.unary[n])) for n in self.order}
+        self.sent = {(m, n): known.get((m, n), zeros[n]) for n in self.order for m in near[n]}
         self.bound = -np.inf
         self.floor = {n: np.full(len(cost), -np.inf) for n, cost in net.unary.items()}
-        self._slack = ROUNDING * sum(float(np.abs(cost).max()) for cost in net.unary.values())
+        self._slack = 1e-3 * ROUNDING * sum(float(np.abs(cost).max()) for cost in net.unary.values())
         self._value = self._sum_of_least()
         self._last: tuple[float, dict[int, Array]] = (-np.inf, {})
+
+    def _peel(self) -> list[_Leaf]:
+        left = {n: set(near) for n, near in self.net.near.items()}
+        leaves, queue = [], [n for n in sorted(left) if len(left[n]) == 1]
+        while queue:
+            n = queue.pop()
+            if len(left[n]) != 1:
+                continue
+            (m,) = left.pop(n)
+            left[m].remove(n)
+            table = self.net.near[n][m]
+            given = (table.cost + _least(self.unary[n], table.row, len(table.cost))[:, None]).min(axis=0)[table.col]
+            leaves.append(_Leaf(n, m, self.unary[n], table, given))
+            self.unary[m] = self.unary[m] + given
+            left[n] = set()
+            queue += [m] if len(left[m]) == 1 else []
+        return leaves
+
+    def settle(self) -> None:
+        """Bring the floors of the leaves up to date."""
+        for leaf in reversed(self.leaves):
+            self.floor[leaf.node] = np.maximum(self.floor[leaf.node], leaf.floor(self.floor[leaf.parent]))
 
     def sweep(self) -> float:
         """One pass forth and one back; returns the bound."""
@@ -79,7 +132,7 @@ class Messages:
 
     def _visit(self, n: int, ahead: bool, reduced: dict[int, Array]) -> float:
         """Collect from behind, share out ahead; returns the least cost that stays at the node."""
-        total = self.net.unary[n].copy()
+        total = self.unary[n].copy()
         onward = []
         for link in self.links[n]:
             key = (link.there, n)
@@ -96,12 +149,12 @@ class Messages:
         return (1 - share * len(onward)) * least
 
     def _lowered(self, value: float) -> float:
-        return value - ROUNDING * abs(value) - self._slack * 1e-3
+        return value - ROUNDING * abs(value) - self._slack
 
     def _sum_of_least(self) -> float:
         value = self.net.constant
         for n in self.order:
-            value += float((self.net.unary[n] + sum(self.sent[m, n] for m in self.net.near[n])).min())
+            value += float((self.unary[n] + sum(self.sent[link.there, n] for link in self.links[n])).min())
             for link in self.links[n]:
                 if link.there < n:
                     value += float((link.collect(self.sent[n, link.there]) - self.sent[link.there, n]).min())
@@ -111,23 +164,31 @@ class Messages:
         """A choice, node after node: the best one given the nodes before, with messages for the nodes after."""
         choice: dict[int, int] = {}
         for n in self.order:
-            total = self.net.unary[n].copy()
-            for m, table in self.net.near[n].items():
+            total = self.unary[n].copy()
+            for link in self.links[n]:
+                m, table = link.there, self.net.near[n][link.there]
                 total += table.cost[table.row, table.col[choice[m]]] if m in choice else self.sent[m, n]
             choice[n] = int(total.argmin())
+        for leaf in reversed(self.leaves):
+            at = leaf.table.col[choice[leaf.parent]]
+            choice[leaf.node] = int((leaf.cost + leaf.table.cost[leaf.table.row, at]).argmin())
         return choice
 
-    def cells(self, u: int, v: int) -> Array:
-        """For u < v and after a sweep: a lower bound on all choices that show specs p and q, shape [p, q].
+    def cells(self) -> dict[tuple[int, int], Array]:
+        """For each pair, after a sweep: a lower bound on all choices that show specs p and q, shape [p, q].
 
-        When the pass back visited u, u and the table were the last to hold cost of their own, and neither message
+        When the pass back visited u < v, u and the table were the last to hold cost of their own, and neither message
         between u and v has changed since.
         """
         before, reduced = self._last
-        table = self.net.near[u][v]
-        left = _least(reduced[u] - self.sent[v, u], table.row, table.cost.shape[0])
-        right = _least(-self.sent[u, v], table.col, table.cost.shape[1])
-        return before + table.cost + left[:, None] + right
+        out = {(f.node, f.parent): f.cells(self.floor[f.parent]) for f in self.leaves}
+        for v in self.order:
+            for u in (link.there for link in self.links[v] if link.there < v):
+                table = self.net.near[u][v]
+                left = _least(reduced[u] - self.sent[v, u], table.row, table.cost.shape[0])
+                right = _least(-self.sent[u, v], table.col, table.cost.shape[1])
+                out[u, v] = before + table.cost + left[:, None] + right
+        return out
 
 
 def _least(values: Array, group: Array, groups: int) -> Array:
