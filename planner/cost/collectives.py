@@ -1,8 +1,8 @@
 """Seconds of a collective, by the α–β model: bytes over bandwidth plus hops.
 
-`nbytes` is always what one device holds where it holds most: the *output* of an all_gather, the *input* of a reduce_scatter,
-so that all_reduce = reduce_scatter + all_gather.  Pope et al. 2022, appendix A.1; Chan et al. 2007. On a torus bandwidth adds
-up over the axes that a collective spans (jax-ml/scaling-book, "sharding").
+`nbytes` is always what one device holds where it holds most: the *output* of an all_gather, the *input* of a
+reduce_scatter, so that all_reduce = reduce_scatter + all_gather.  Pope et al. 2022, appendix A.1; Chan et al. 2007.
+On a torus bandwidth adds up over the axes that a collective spans (jax-ml/scaling-book, "sharding").
 
 Arguments are numbers or arrays alike: a `Groups` holds one entry per set of mesh axes, indexed by mask.
 """
@@ -15,6 +15,7 @@ import numpy as np
 from planner.cost.hardware import Link
 
 Array = np.ndarray
+Numbers = Array | float
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def groups(links: Sequence[Link]) -> Groups:
         np.array([np.prod([link.size for link in s]) for s in sets]),
         np.array([_bandwidth(s) for s in sets]),
         np.array([sum(link.diameter * link.hop for link in s) for s in sets]),
-        np.array([max((_exchange(link) for link in s), default=0.0) for s in sets]),
+        np.array([max((link.exchange / link.bandwidth for link in s), default=0.0) for s in sets]),
     )
 
 
@@ -63,38 +64,32 @@ def _bandwidth(links: Sequence[Link]) -> float:
     return min(link.bandwidth for link in links) if links[0].switched else sum(link.bandwidth for link in links)
 
 
-def _exchange(link: Link) -> float:
-    """A ring's middle carries a quarter of all bytes each way: size/4 a byte; a switch sends each byte once."""
-    share = (link.size - 1) / link.size if link.switched else link.size / 4
-    return share / link.bandwidth
-
-
-def all_gather(nbytes: Array, group: Groups) -> Array:
+def all_gather(nbytes: Numbers, group: Groups) -> Array:
     """Seconds until every device of the group holds all `nbytes`. Zero for a group of one."""
     return nbytes * (1 - 1 / group.size) / group.bandwidth + group.latency
 
 
-def reduce_scatter(nbytes: Array, group: Groups) -> Array:
+def reduce_scatter(nbytes: Numbers, group: Groups) -> Array:
     """Seconds until every device holds its share of the sum of arrays of `nbytes` each."""
     return all_gather(nbytes, group)
 
 
-def all_reduce(nbytes: Array, group: Groups) -> Array:
+def all_reduce(nbytes: Numbers, group: Groups) -> Array:
     """Seconds until every device holds the whole sum of arrays of `nbytes` each."""
     return 2 * all_gather(nbytes, group)
 
 
-def all_to_all(nbytes: Array, group: Groups) -> Array:
+def all_to_all(nbytes: Numbers, group: Groups) -> Array:
     """Seconds to move a split from one dim to another, `nbytes` per device before as after."""
     return nbytes * group.exchange + group.latency
 
 
-def permute(nbytes: Array, group: Groups) -> Array:
+def permute(nbytes: Numbers, group: Groups) -> Array:
     """Seconds to send all `nbytes` of each device to one other device of the group, whichever it is."""
     return np.where(group.size > 1, nbytes * np.maximum(group.exchange, 1 / group.bandwidth) + group.latency, 0.0)
 
 
-COLLECTIVES: Mapping[str, Callable[[Array, Groups], Array]] = {
+COLLECTIVES: Mapping[str, Callable[[Numbers, Groups], Array]] = {
     "all_gather": all_gather,
     "reduce_scatter": reduce_scatter,
     "all_reduce": all_reduce,

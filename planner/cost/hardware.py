@@ -1,7 +1,8 @@
 """Chips and links as data.
 
-A `Machine` is a chip and the fabric between chips; given a mesh it answers with one `Link` per mesh axis. Numbers are the
-vendors' (datasheets; TPU tables collected in jax-ml/scaling-book, chapters "tpus" and "gpus"), bf16 dense without sparsity.
+A `Machine` is a chip and the fabric between chips; given a mesh it answers with one `Link` per mesh axis. Numbers are
+the vendors' (datasheets; TPU tables collected in jax-ml/scaling-book, chapters "tpus" and "gpus"), bf16 dense without
+sparsity.
 """
 
 from collections.abc import Mapping
@@ -50,6 +51,8 @@ class Link:
         bandwidth: Bytes/s that a device can send along the axis in a collective, all directions together.
         diameter: Hops between the two farthest devices.
         hop: Seconds per hop.
+        exchange: Seconds of an all_to_all in units of its bytes over `bandwidth`: a ring's middle carries a quarter of
+            all bytes each way, size/4; a switch sends to each of the others once, 1 - 1/size.
         switched: All pairs are equally near (NVLink, InfiniBand) rather than on a ring.
     """
 
@@ -57,6 +60,7 @@ class Link:
     bandwidth: float
     diameter: int
     hop: float
+    exchange: float
     switched: bool = False
 
 
@@ -90,7 +94,7 @@ class Machine:
     fabric: Fabric
 
     def links(self, mesh: Mesh | AbstractMesh) -> tuple[Link, ...]:
-        """One link per mesh axis: torus axes from device coordinates where there are any, else one ring per mesh axis."""
+        """One link per mesh axis: torus axes from device coordinates where there are any, else a ring per mesh axis."""
         sizes = tuple(mesh.shape.values())
         if not self.fabric.torus:
             inner = np.cumprod((1, *reversed(sizes)))[:-1][::-1]
@@ -100,13 +104,13 @@ class Machine:
 
     def _switch(self, size: int, stride: int) -> Link:
         bandwidth = self.fabric.link if size * stride <= self.fabric.node else self.fabric.outer
-        return Link(size, bandwidth, max(1, (size - 1).bit_length()), self.fabric.hop, switched=True)
+        return Link(size, bandwidth, (size - 1).bit_length(), self.fabric.hop, 1 - 1 / size, switched=True)
 
     def _torus(self, size: int, span: tuple[int, ...]) -> Link:
-        wraps = [self.fabric.wraps > 0 and s % self.fabric.wraps == 0 for s in span]
-        bandwidth = sum(self.fabric.link * (2 if wrap else 1) for wrap in wraps)
-        diameter = sum(s // 2 if wrap else s - 1 for s, wrap in zip(span, wraps))
-        return Link(size, bandwidth, diameter, self.fabric.hop)
+        ways = [2 if self.fabric.wraps > 0 and s % self.fabric.wraps == 0 else 1 for s in span]
+        diameter = sum(s // 2 if way == 2 else s - 1 for s, way in zip(span, ways))
+        exchange = max(s / 4 / way for s, way in zip(span, ways)) * sum(ways) if size > 1 else 0.0
+        return Link(size, self.fabric.link * sum(ways), diameter, self.fabric.hop, exchange)
 
 
 def torus_spans(mesh: Mesh | AbstractMesh) -> tuple[tuple[int, ...], ...] | None:

@@ -1,0 +1,153 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jax.sharding import AbstractMesh
+
+from planner.cost.collectives import (
+    COLLECTIVES,
+    SKEW,
+    all_gather,
+    all_reduce,
+    all_to_all,
+    groups,
+    permute,
+    reduce_scatter,
+)
+from planner.cost.hardware import PRESETS, Link
+
+W = 45e9
+
+
+def ring(size, **more):
+    return replace(Link(size, 2 * W, size // 2, 0.0, size / 4), **more)
+
+
+RING = ring(8)
+CLOSE = 1e-4
+nbytes = st.floats(0, 1e12)
+links = st.builds(
+    Link,
+    size=st.sampled_from([1, 2, 4, 8]),
+    bandwidth=st.floats(1e9, 1e12),
+    diameter=st.integers(0, 8),
+    hop=st.floats(0, 1e-5),
+    exchange=st.floats(0, 4),
+    switched=st.just(False),
+)
+
+
+def on(*axes):
+    """All axes together."""
+    return groups(axes)[(1 << len(axes)) - 1]
+
+
+def machine(name, *sizes):
+    mesh = AbstractMesh(sizes, ("x", "y", "z")[: len(sizes)])
+    fabric = PRESETS[name].fabric
+    return groups(replace(PRESETS[name], fabric=replace(fabric, hop=0.0)).links(mesh))
+
+
+@given(nbytes, st.lists(links, min_size=1, max_size=3))
+def test_an_all_reduce_is_a_reduce_scatter_and_an_all_gather(n, axes):
+    assert all_reduce(n, on(*axes)) == pytest.approx(reduce_scatter(n, on(*axes)) + all_gather(n, on(*axes)), rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", COLLECTIVES)
+@given(a=nbytes, b=nbytes, axes=st.lists(links, min_size=1, max_size=3))
+def test_more_bytes_never_take_less_time(kind, a, b, axes):
+    less, more = (COLLECTIVES[kind](n, on(*axes)) for n in sorted((a, b)))
+    assert 0 <= less <= more
+
+
+@pytest.mark.parametrize("kind", COLLECTIVES)
+@pytest.mark.parametrize("name", ["tpu-v4", "h100"])
+@given(n=nbytes)
+def test_a_group_of_one_is_free(kind, name, n):
+    table = groups(PRESETS[name].links(AbstractMesh((4, 1), ("x", "y"))))
+    assert COLLECTIVES[kind](n, table[0]) == COLLECTIVES[kind](n, table[2]) == 0
+
+
+@given(nbytes, st.sampled_from([2, 4, 8, 16]), st.integers(1, 3))
+def test_gathering_goes_by_bytes_size_and_bandwidth(n, size, axes):
+    """(K-1)/K of the output over the bandwidth of all axes. Pope et al. 2022, A.1."""
+    everyone = size**axes
+    expected = n * (everyone - 1) / everyone / (axes * 2 * W)
+    assert all_gather(n, on(*[ring(size)] * axes)) == pytest.approx(expected, rel=CLOSE)
+
+
+@pytest.mark.parametrize("kind", ["all_gather", "reduce_scatter", "all_reduce"])
+def test_bandwidth_adds_up_over_torus_axes(kind):
+    large = ring(1 << 20)
+    times = [float(COLLECTIVES[kind](1e9, on(*[large] * n))) for n in (1, 2, 3)]
+    assert [times[0] / t for t in times] == pytest.approx([1, 2, 3], rel=CLOSE)
+
+
+@pytest.mark.parametrize("kind", ["all_gather", "all_to_all", "permute"])
+def test_wraparound_halves_the_time(kind):
+    wrapped, line = (machine("tpu-v5e", n)[1] for n in (16, 8))
+    line = replace(line, size=wrapped.size, exchange=line.exchange * 2)  # the same ring, cut open
+    assert COLLECTIVES[kind](1e9, line) == pytest.approx(2 * COLLECTIVES[kind](1e9, wrapped))
+
+
+@given(st.floats(1, 1e12), st.sampled_from([4, 8, 16, 64]))
+def test_an_all_to_all_is_a_quarter_of_gathering_the_global_array(n, size):
+    """jax-ml/scaling-book, "sharding": bytes / (4 · both directions)."""
+    group = on(ring(size))
+    gathered = all_gather(n * size, group) / (1 - 1 / size)
+    assert all_to_all(n, group) == pytest.approx(gathered / 4) == pytest.approx(n * size / (4 * 2 * W))
+
+
+@given(st.floats(1, 1e12))
+def test_an_all_to_all_takes_as_long_as_its_slowest_axis(n):
+    x, y = ring(4), RING
+    assert all_to_all(n, on(x, y)) == pytest.approx(all_to_all(n, on(y)), rel=CLOSE)
+
+
+def test_latency_is_the_farthest_hop_and_twice_that_for_an_all_reduce():
+    group = on(ring(8, hop=1e-6), ring(6, hop=1e-6))
+    assert all_gather(0, group) == reduce_scatter(0, group) == all_to_all(0, group) == permute(0, group)
+    assert all_gather(0, group) == pytest.approx(7e-6, rel=CLOSE)
+    assert all_reduce(0, group) == 2 * all_gather(0, group)
+
+
+def test_scaling_book_v5e_gathers_34_mb_over_four_chips_without_wraparound():
+    """Chapter "sharding", worked example: bf16[2048, 8192] over 4 chips of a row take 560 µs, (K-1)/K counted."""
+    n = 2 * 2048 * 8192
+    assert n / W * 3 / 4 == pytest.approx(560e-6, rel=0.002)
+    assert all_gather(n, machine("tpu-v5e", 4)[1]) == pytest.approx(560e-6, rel=0.002)
+
+
+def test_scaling_book_v4_cube():
+    """Chapter "sharding", question 3: B=1024, D=4096 in bf16 on 4×4×4, in the book 23, 46 and 190 µs without (K-1)/K."""
+    cube = machine("tpu-v4", 4, 4, 4)
+    array = 2 * 1024 * 4096
+    assert all_gather(array / 4, cube[1]) == pytest.approx(23e-6 * 3 / 4, rel=0.02)
+    assert all_gather(array, cube[3]) == pytest.approx(46e-6 * 15 / 16, rel=0.02)
+    assert all_reduce(array, cube[4]) == pytest.approx(190e-6 * 3 / 4, rel=0.02)
+
+
+def test_a_switch_is_as_fast_as_its_slowest_axis_and_sends_each_byte_once():
+    inner, outer = machine("h100", 4, 8)[2], machine("h100", 4, 8)[1]
+    both = machine("h100", 4, 8)[3]
+    assert all_gather(1e9, inner) == pytest.approx(1e9 * 7 / 8 / 450e9, rel=CLOSE)
+    assert all_to_all(1e9, inner) == pytest.approx(all_gather(1e9, inner), rel=CLOSE)
+    assert both.bandwidth == outer.bandwidth == pytest.approx(50e9, rel=CLOSE)
+
+
+@pytest.mark.parametrize("kind", ["all_gather", "reduce_scatter", "all_reduce", "all_to_all", "permute"])
+@pytest.mark.parametrize("name", ["tpu-v4", "tpu-v5e", "h100"])
+def test_equal_axes_differ_by_less_than_a_ten_thousandth_and_later_ones_win(kind, name):
+    equal = groups(PRESETS[name].links(AbstractMesh((4,), ("x",))) * 3)
+    times = [float(COLLECTIVES[kind](1e6, equal[1 << i])) for i in range(3)]
+    assert times[0] > times[1] > times[2] > times[0] * (1 - 1e-4)
+    assert 0 < SKEW < 5e-5
+
+
+def test_arrays_and_numbers_agree():
+    table = groups((RING, ring(4)))
+    masks, sizes = np.arange(4), np.array([1.0, 2e6, 3e6, 4e6])
+    for law in COLLECTIVES.values():
+        assert law(sizes, table[masks]).tolist() == [float(law(n, table[m])) for n, m in zip(sizes, masks)]
