@@ -138,7 +138,8 @@ class Planned:
         bound = inspect.signature(self.fun).bind(*args, **kwargs)
         if bound.kwargs:
             raise PlanError(
-                f"{function_name(self.fun)}: keyword-only arguments {sorted(bound.kwargs)} cannot be sharded; make them positional"
+                f"{function_name(self.fun)}: keyword-only arguments {sorted(bound.kwargs)} cannot be sharded; "
+                f"make them positional"
             )
         return bound.args
 
@@ -233,7 +234,8 @@ def check_matches(plan: Plan, program: Program, mesh: Any) -> None:
     for now, then in zip(avals, planned):
         if now != then:
             raise PlanMismatchError(
-                f"argument {now[0]} is {now[2]}{list(now[1])}, the plan has {then[0]} {then[2]}{list(then[1])}: plan again"
+                f"argument {now[0]} is {now[2]}{list(now[1])}, the plan has {then[0]} {then[2]}{list(then[1])}: "
+                f"plan again"
             )
     if len(avals) != len(planned):
         raise PlanMismatchError(
@@ -241,8 +243,8 @@ def check_matches(plan: Plan, program: Program, mesh: Any) -> None:
         )
     if plan.program != program.fingerprint:
         raise PlanMismatchError(
-            f"the plan is for another program ({plan.function}, fingerprint {plan.program}; this one is {program.fingerprint}) "
-            f"with equal arguments: {_difference(plan, program)}; plan again"
+            f"the plan is for another program ({plan.function}, fingerprint {plan.program}; this one is "
+            f"{program.fingerprint}) with equal arguments: {_difference(plan, program)}; plan again"
         )
 
 

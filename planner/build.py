@@ -1,7 +1,7 @@
 """From a jaxpr to a graph: equations become nodes, calls dissolve, loops keep their trip count.
 
-`jit`, `remat` and custom derivative calls are walked through as if inlined. A `scan` is planned inside its body: what it
-closes over, its carries, its scanned inputs and its stacked outputs are nodes of their own.
+`jit`, `remat` and custom derivative calls are walked through as if inlined. A `scan` is planned inside its body: what
+it closes over, its carries, its scanned inputs and its stacked outputs are nodes of their own.
 """
 
 from collections.abc import Sequence
@@ -53,8 +53,9 @@ def build_graph(closed: Any, names: Sequence[str], ties: dict[int, int], pins: "
         build.output(i, port, var, inputs, ties, pins)
         for i, (port, var) in enumerate(zip(results, closed.jaxpr.outvars))
     )
-    nodes, edges, notes, loops = map(tuple, (build.nodes, build.edges, build.notes, build.loops))
-    return with_places(Graph(nodes, edges, tuple(p.node for p in inputs), outputs, notes, loops=loops))
+    arguments = tuple(p.node for p in inputs)
+    nodes, edges, notes = tuple(build.nodes), tuple(build.edges), tuple(build.notes)
+    return with_places(Graph(nodes, edges, arguments, outputs, notes, loops=tuple(build.loops)))
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,8 @@ class Build:
         """The rule of a primitive without one, and a note that says so."""
         where = source(eqn) or "the program"
         self.notes.append(
-            f"no rule for primitive {eqn.primitive.name!r} at {where}: planned as replicated; register one in planner.rules"
+            f"no rule for primitive {eqn.primitive.name!r} at {where}: planned as replicated; "
+            f"register one in planner.rules"
         )
         return replicated(ins, outs)
 

@@ -76,10 +76,8 @@ def _strategies(graph: Graph, mesh: MeshShape) -> Sequence[Strategies]:
     known: dict[object, Strategies] = {}
     found = []
     for n, node in enumerate(graph.nodes):
-        is_open = (
-            (node.role == "op" and passes_open(node, n, sources, graph.opened))
-            or Port(n) in graph.opened
-            and node.role == "value"
+        is_open = (node.role == "op" and passes_open(node, n, sources, graph.opened)) or (
+            Port(n) in graph.opened and node.role == "value"
         )
         key = (rule_key(node.rule), is_open)
         if key not in known:
@@ -105,8 +103,9 @@ def _pinned(node: Node, strategies: Strategies) -> Strategies:
             keep &= layouts[:, dim] == mesh.mask(names_of(entry))
     if not keep.any():
         raise SpecConflictError(
-            f"{node.name} {node.avals[0].dtype}{list(node.avals[0].shape)} cannot have the spec {node.pin} on mesh {mesh}"
-            f"{' at ' + node.source if node.source else ''}: every mesh axis must divide its dim; change the spec or the mesh"
+            f"{node.name} {node.avals[0].dtype}{list(node.avals[0].shape)} cannot have the spec {node.pin} on mesh "
+            f"{mesh}{' at ' + node.source if node.source else ''}: every mesh axis must divide its dim; "
+            f"change the spec or the mesh"
         )
     return strategies.keep(keep)
 

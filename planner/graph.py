@@ -11,6 +11,7 @@ Beside the equations there are identity nodes, each a place where a value may ha
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -57,7 +58,8 @@ class Node:
         avals: Avals of the results.
         path: Address of the equation in the program; for other nodes of the jaxpr they stand in.
         trips: How often it runs (product of the trip counts of enclosing loops).
-        time: Position in program order; `end` is how long it needs its operands (the end of the loop, for a loop's inputs).
+        time: Position in program order; `end` is how long it needs its operands (the end of the loop, for a loop's
+            inputs).
         source: The user's source line.
         pin: A spec that the user demands of its result.
     """
@@ -162,7 +164,7 @@ def _sums(rule: Rule) -> bool:
     return any(rule.reduced.get(f) == "sum" for f in rule.splittable())
 
 
-def passes_open(node: Node, n: int, sources: Mapping[tuple[int, int], Port], opened: set[Port]) -> bool:
+def passes_open(node: Node, n: int, sources: Mapping[tuple[int, int], Port], opened: AbstractSet[Port]) -> bool:
     """Whether an operation is linear in operands that may be open. Integers round, so only floats count."""
     linear = node.rule.linear if node.rule.fusible and "float" in node.avals[0].dtype else ()
     return any(all(sources.get((n, i)) in opened for i in group) for group in linear)

@@ -1,8 +1,8 @@
 """Layouts that people know by name, as restrictions of the same integer program.
 
-A layout says which mesh axes split the rows (batch), the model dim and the other dim of every large matmul with a weight;
-everything it leaves open is still optimised, so each is shown at its best. Found by structure alone: a weight is what a
-program's arguments hand to a contraction, and the model dim is the size that most weights have on one side.
+A layout says which mesh axes split the rows (batch), the model dim and the other dim of every large matmul with a
+weight; everything it leaves open is still optimised, so each is shown at its best. Found by structure alone: a weight
+is what a program's arguments hand to a contraction, and the model dim is the size that most weights have on one side.
 
     data parallel          rows xyz                 weights replicated
     FSDP                   rows xyz                 weights stored split over all axes
@@ -95,7 +95,7 @@ def _elements(graph: Graph, w: WeightMatmul) -> float:
 
 
 def _roots(graph: Graph) -> Mapping[Port, int]:
-    """For each port that is an argument or made of one argument by places and fusible unary operations, that argument."""
+    """For each port that is an argument, or one argument seen through places and unary operations, that argument."""
     sources: dict[int, list[Port]] = {}
     for edge in graph.edges:
         sources.setdefault(edge.target, []).append(edge.source)
@@ -197,6 +197,7 @@ def _stored(formulation: Formulation, layout: Layout, w: WeightMatmul) -> Array:
         return np.ones(len(held), bool)
     if layout.stored == "all axes":
         return union == union.max()
+    assert not isinstance(layout.stored, str)
     rule = formulation.graph.nodes[w.node].rule
     dims, lead = rule.operands[w.operand], held.shape[1] - 1 - len(rule.operands[w.operand])
     wanted = dict.fromkeys(range(held.shape[1] - 1), 0)

@@ -95,7 +95,7 @@ def _copies(graph: Graph, readers: Mapping[Port, Sequence[Edge]], last: int) -> 
 
 
 def _maximal(graph: Graph, intervals: Sequence[_Interval]) -> Iterator[Live]:
-    """Live sets of an interval graph are maximal where something starts and, before anything else does, something ends."""
+    """A live set is maximal where something starts and, before anything else does, something ends."""
     labels = {node.time: node.source for node in graph.nodes if node.source}
     starts = sorted({i.start for i in intervals})
     for start, following in zip(starts, [*starts[1:], float("inf")]):

@@ -1,7 +1,7 @@
 """Loops and branches in the graph: planned inside, with places at their border.
 
-A carry is one node: what enters, what every step reads and writes and what leaves share one layout. Its edges from outside
-cost one reshard per loop, those from inside one per step.
+A carry is one node: what enters, what every step reads and writes and what leaves share one layout. Its edges from
+outside cost one reshard per loop, those from inside one per step.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -40,7 +40,8 @@ def make_plan(
         *args: Its arguments, arrays or `jax.ShapeDtypeStruct`s.
         mesh: A Mesh of any devices or an AbstractMesh; by default the mesh in context.
         machine: A preset's name (`meshplan machines`) or a Machine; by default that of the mesh's devices.
-        in_shardings: Specs that arguments must have, a pytree prefix as in `jax.jit`; None leaves a value to the planner.
+        in_shardings: Specs that arguments must have, a pytree prefix as in `jax.jit`; None leaves a value to the
+            planner.
         out_shardings: Likewise for results.
         memory_limit: Bytes per chip that may be used; by default all of the chip's memory.
         known: Whether to score the known layouts too, and to start from them.
@@ -115,7 +116,7 @@ def smallest_mesh(program: Program, setting: Setting, ins: Any, outs: Any) -> st
         if solve(formulation.problem, work=setting.work).status != "infeasible":
             return f"The smallest mesh that fits, widening {names[0]!r}: {larger.shape}."
         growth *= 2
-    return f"No mesh with {names[0]!r} up to {LARGEST_GROWTH} times wider fits: use smaller shapes, remat, or a larger chip."
+    return f"No {names[0]!r} up to {LARGEST_GROWTH} times wider fits: use smaller shapes, remat, or a larger chip."
 
 
 class _Clock:

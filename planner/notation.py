@@ -1,7 +1,7 @@
 """The paper's notation: `BE_x · E_xF_yz → BF_yz(partialsum-x)`.
 
-Letters stand for dim sizes, one per size all over the program, as `legend` says. B is the size that most matmuls keep and E the
-size that most contract; the rest follow by the work of the matmuls they are in.
+Letters stand for dim sizes, one per size all over the program, as `legend` says. B is the size that most matmuls keep
+and E the size that most contract; the rest follow by the work of the matmuls they are in.
 """
 
 from collections import Counter

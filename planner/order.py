@@ -1,8 +1,9 @@
 """The order of several mesh axes within one dim, settled after the layouts.
 
-From a dim split by (x, y), gathering y is one all_gather; gathering x first needs a permute. The integer program chooses
-*sets* of axes, which is a relaxation: its bound stays a bound. Here each node picks an order for every factor that two or
-more axes split, so that the permutes cost least: the same kind of problem, with at most a few orders per node.
+From a dim split by (x, y), gathering y is one all_gather; gathering x first needs a permute. The integer program
+chooses *sets* of axes, which is a relaxation: its bound stays a bound. Here each node picks an order for every factor
+that two or more axes split, so that the permutes cost least: the same kind of problem, with at most a few orders per
+node.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

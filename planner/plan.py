@@ -59,7 +59,7 @@ class Body(_Record):
 
 
 class Collective(_Record):
-    """A collective that the plan expects. `nbytes` as in planner.cost.collectives, of one trip; `seconds` of all trips."""
+    """A collective that the plan expects: `nbytes` as in planner.cost.collectives, of one trip; `seconds` of all."""
 
     kind: str
     axes: tuple[str, ...]
@@ -158,7 +158,7 @@ class Plan(_Record):
         return self._tree(0, self.arguments, leaves)
 
     def _tree(self, side: int, values: Sequence[Value], leaves: Sequence[Any]) -> Any:
-        """With the traced function at hand its own pytree, else one of dicts and tuples; `(args, kwargs)` gives args."""
+        """The traced function's own pytree where at hand, else one of dicts and tuples; `(args, kwargs)` gives args."""
         if self._trees is None:
             tree = tree_of([v.key for v in values], leaves)
         else:

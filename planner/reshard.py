@@ -1,7 +1,7 @@
 """What it takes to get from one layout to another: the collectives of an edge, for all pairs of layouts at once.
 
-Free slices first (they shrink what follows), then reduce_scatter, all_to_all, all_reduce, and all_gather last. Going *to* an
-open sum is impossible except from the same open sum.
+Free slices first (they shrink what follows), then reduce_scatter, all_to_all, all_reduce, and all_gather last. Going
+*to* an open sum is impossible except from the same open sum.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,8 @@ class Reshard:
 
     Attributes:
         possible: Boolean array of shape [p, q].
-        masks: For each of STEPS the mesh axes that it spans: int arrays of shape [p, q]; 0 where the step is not needed.
+        masks: For each of STEPS the mesh axes that it spans: int arrays of shape [p, q]; 0 where the step is not
+            needed.
         elements: For each of STEPS the elements per device that it moves, as `planner.cost.collectives` counts them.
     """
 

@@ -1,8 +1,9 @@
 """Specs as numbers: which mesh axes split each dim, one bit per mesh axis.
 
-Inside the planner a **layout** is a row of `ndim + 1` bit masks: for every dim the set of mesh axes that split it, and last
-the set of axes over which the value is still an *open* sum (each device holds a summand). Thousands of them are then one
-integer array. The order of several axes within one dim is no part of a layout; `order.py` settles it afterwards.
+Inside the planner a **layout** is a row of `ndim + 1` bit masks: for every dim the set of mesh axes that split it,
+and last the set of axes over which the value is still an *open* sum (each device holds a summand). Thousands of them
+are then one integer array. The order of several axes within one dim is no part of a layout; `order.py` settles it
+afterwards.
 """
 
 from collections.abc import Iterable, Sequence
@@ -76,8 +77,8 @@ def shard_elements(shape: Sequence[int], layouts: Array, mesh: MeshShape) -> Arr
 def padded(local: Array, tile: tuple[int, int], row_major: bool) -> Array:
     """Elements of a tiled buffer, of local sizes [layouts, ndim]; shape [layouts].
 
-    TPU buffers are tiled over two dims. A `row_major` buffer (arguments, results: their layout is fixed) tiles its last two
-    dims. For temporaries the compiler picks the second one, here the largest.
+    TPU buffers are tiled over two dims. A `row_major` buffer (arguments, results: their layout is fixed) tiles its
+    last two dims. For temporaries the compiler picks the second one, here the largest.
     """
     if local.shape[1] == 0:
         return np.ones(len(local))

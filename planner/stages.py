@@ -21,7 +21,7 @@ from planner.notation import notation
 from planner.order import order_axes
 from planner.plan import Known, Plan, Value, key_of
 from planner.sharding import MeshShape
-from planner.solve import Problem, Solution, evaluate, peak, solve
+from planner.solve import Solution, evaluate, peak, solve
 from planner.trace import Program
 from planner.user_specs import user_pins
 
@@ -69,7 +69,7 @@ def formulation_of(program: Program, graph: Graph, setting: Setting) -> Formulat
         if size > 1 and not any((s.factor_masks >> a & 1).any() for s in found.strategies if len(s)):
             sizes = sorted({d for node in graph.nodes for d in node.rule.sizes if d > 1})
             raise MeshError(
-                f"mesh axis {name}={size} divides no dim of this program (dim sizes {', '.join(map(str, sizes[:12]))}): "
+                f"mesh axis {name}={size} divides no dim of this program (sizes {', '.join(map(str, sizes[:12]))}): "
                 f"choose a mesh whose axes divide them"
             )
     return found
@@ -212,7 +212,8 @@ def explain_misfit(formulation: Formulation, solution: Solution, smallest: str, 
     nbytes, top = holders(Answer(formulation, solution.choice, ordered, setting.model, letters))
     lines = "\n".join(f"  {holder.nbytes / GB:8.2f} GB  {holder.name}" for holder in top[:6])
     return DoesNotFitError(
-        f"no plan fits: the thriftiest needs {nbytes / GB:.2f} GB per chip, {solution.excess / GB:.2f} GB more than the "
-        f"{setting.limit / GB:.2f} GB of {setting.machine.name} on mesh {setting.shape}. What takes it:\n{lines}\n{smallest}",
+        f"no plan fits: the thriftiest needs {nbytes / GB:.2f} GB per chip, {solution.excess / GB:.2f} GB more than "
+        f"the {setting.limit / GB:.2f} GB of {setting.machine.name} on mesh {setting.shape}. What takes it:\n{lines}\n"
+        f"{smallest}",
         solution.excess,
     )

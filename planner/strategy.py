@@ -1,8 +1,8 @@
 """Strategies: every way to lay the mesh axes over the factors of an operation, derived from its rule.
 
-A strategy gives each mesh axis one job: split a factor, nothing (the work is repeated), or carry an open sum through a linear
-operation. All strategies of a node are the rows of one integer array; operand and result layouts, local sizes and what is
-left to sum are read off it.
+A strategy gives each mesh axis one job: split a factor, nothing (the work is repeated), or carry an open sum through
+a linear operation. All strategies of a node are the rows of one integer array; operand and result layouts, local
+sizes and what is left to sum are read off it.
 """
 
 from collections.abc import Sequence

@@ -37,7 +37,7 @@ class Program:
         return hashlib.sha256(repr((text, self.names, self.donated)).encode()).hexdigest()[:16]
 
     def ties(self) -> dict[int, int]:
-        """For each result that can take the place of a donated argument, that argument: equal shape and dtype, in order."""
+        """For each result that can take the place of a donated argument, that argument: equal shape and dtype."""
         free = [i for i, given in enumerate(self.donated) if given]
         found = {}
         for o, var in enumerate(self.closed.jaxpr.outvars):

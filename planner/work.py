@@ -27,9 +27,10 @@ def is_matmul(rule: Rule) -> bool:
 
 
 def _matmul_padding(rule: Rule, strategies: Strategies, mxu: int) -> Array:
-    """A 4-wide shard of a 256-wide head costs as much as 128: contracted and output dims fill whole tiles of the matrix unit.
+    """A 4-wide shard of a 256-wide head costs as much as 128: contracted and output dims fill whole tiles.
 
-    One of the two kept dims streams through it and is padded to sublanes only; a compiler streams the one that pads less.
+    One of the two kept dims streams through it and is padded to sublanes only; a compiler streams the one that pads
+    less.
     """
     if mxu == 1:
         return np.ones(len(strategies))
