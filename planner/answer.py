@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
 from passes.jaxpr import show
 from planner.cost.model import CostModel
 from planner.formulate import Formulation
@@ -158,7 +160,14 @@ def _reshard(answer: Answer, i: int, edge: Edge) -> Iterator[Collective]:
         mask = int(link.steps.masks[step][at])
         if mask:
             nbytes = float(link.steps.elements[step][at]) * f.graph.aval(edge.source).itemsize
-            yield _collective(answer, edge, step, mask, nbytes, float(answer.model.collective(step, nbytes, mask)))
+            yield _collective(
+                answer,
+                edge,
+                step,
+                mask,
+                nbytes,
+                float(answer.model.collective(step, np.asarray(nbytes), np.asarray(mask))),
+            )
     for permute in answer.ordered.permutes.get(i, ()):
         yield _collective(answer, edge, "permute", permute.mask, permute.nbytes, permute.seconds)
 

@@ -5,9 +5,11 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import update_wrapper
+from types import MethodType
 from typing import Any
 
 import jax
+from jax.core import Tracer
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
 from passes.constrain import constrain
@@ -113,6 +115,10 @@ class Planned:
         dynamic = self._dynamic(args)
         return ready.jitted(*self._placed(dynamic, ready.plan))
 
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        """A planned method: `self` is its first argument, as in `jax.jit`."""
+        return self if instance is None else MethodType(self, instance)
+
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """The plan for arguments of these shapes. Needs no devices: AbstractMesh and ShapeDtypeStructs will do."""
         return self._planned(self._positional(args, kwargs))[0]
@@ -191,7 +197,7 @@ class Planned:
 
 
 def _put(x: Any, sharding: NamedSharding, name: str) -> Any:
-    if isinstance(x, jax.core.Tracer):
+    if isinstance(x, Tracer):
         return x
     if isinstance(x, jax.Array) and x.sharding.is_equivalent_to(sharding, x.ndim):
         return x
