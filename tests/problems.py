@@ -64,24 +64,26 @@ def specs(axes: int, dims: int) -> list[tuple[int, ...]]:
 MESH = {2: (8, 4), 3: (8, 4, 2)}
 
 
-def transformer(
-    layers: int, axes: int = 2, seed: int = 0, limit: float = float("inf"), width: int = 4096
-) -> Problem:
+def transformer(layers: int, axes: int = 2, seed: int = 0, rank: int = 2, width: int = 4096) -> Problem:
     """A chain of blocks of matmuls and elementwise operations whose strategies assign mesh axes to factors.
 
-    A matmul [b, k] @ [k, n] has factors b, k, n or none per axis; an elementwise operation has b, n or none.
+    Activations have `rank` dims, the last one of `width`; a matmul has one factor more, the contracted one. So there
+    are (rank + 1) ** axes and (rank + 2) ** axes strategies.
     """
-    return _Build(axes, seed, width).model(layers, limit)
+    return _Build(axes, seed, rank, width).model(layers)
 
 
 class _Build:
-    def __init__(self, axes: int, seed: int, width: int) -> None:
+    def __init__(self, axes: int, seed: int, rank: int, width: int) -> None:
         self.mesh, self.width, self.rng = MESH[axes], width, np.random.default_rng(seed)
-        self.axes, self.tokens = axes, 8192
-        self.cost, self.usage, self.edges, self.shown, self.born = [], [], [], [], []
+        self.axes, self.rank, self.tokens = axes, rank, 8192
+        self.cost, self.usage, self.edges, self.shown, self.tables = [], [], [], [], {}
 
     def shards(self, spec, dims):
         return np.prod([a for a, d in zip(self.mesh, spec) if d in dims])
+
+    def local(self, nbytes, spec):
+        return nbytes / self.shards(spec, range(self.rank))
 
     def node(self, cost, usage, shown):
         self.cost.append(np.asarray(cost) * self.rng.uniform(0.9, 1.1))
@@ -90,24 +92,27 @@ class _Build:
         return len(self.cost) - 1
 
     def connect(self, u, v, wanted, nbytes):
-        have, want = self.shown[u], wanted
-        rows, row = np.unique(np.array(have), axis=0, return_inverse=True)
-        cols, col = np.unique(np.array(want), axis=0, return_inverse=True)
-        cost = np.array([[self.reshard(p, q, nbytes) for q in cols.tolist()] for p in rows.tolist()])
-        gathered = np.array(
-            [[nbytes / self.shards(q, (0, 1)) * (p != q) for q in cols.tolist()] for p in rows.tolist()]
-        )
-        self.edges.append(Edge(u, v, row.ravel(), col.ravel(), cost, gathered))
+        rows, row = np.unique(np.array(self.shown[u]), axis=0, return_inverse=True)
+        cols, col = np.unique(np.array(wanted), axis=0, return_inverse=True)
+        self.edges.append(Edge(u, v, row.ravel(), col.ravel(), *self.table(rows, cols, nbytes)))
+
+    def table(self, rows, cols, nbytes):
+        key = (rows.tobytes(), cols.tobytes(), nbytes)
+        if key not in self.tables:
+            pairs = [[(p, q) for q in cols.tolist()] for p in rows.tolist()]
+            cost = np.array([[self.reshard(p, q, nbytes) for p, q in line] for line in pairs])
+            held = np.array([[self.local(nbytes, q) * (p != q) for p, q in line] for line in pairs])
+            self.tables[key] = cost, held
+        return self.tables[key]
 
     def reshard(self, p, q, nbytes):
-        local, seconds = nbytes / self.shards(p, (0, 1)), 0.0
+        local, seconds = self.local(nbytes, p), 0.0
         for a, (x, y) in enumerate(zip(p, q)):
             if x == y or x == -1:
                 continue
             local *= self.mesh[a] if y == -1 else 1
-            seconds += 1e-6 * self.mesh[a] + local * (1 if y == -1 else 1 / self.mesh[a]) / (
-                45e9 * (1 + 0.1 * a)
-            )
+            moved = local * (1 if y == -1 else 1 / self.mesh[a])
+            seconds += 1e-6 * self.mesh[a] + moved / (45e9 * (1 + 0.1 * a))
         return seconds
 
     def weight(self, k, n):
@@ -116,33 +121,34 @@ class _Build:
         return self.node(np.zeros(len(options)), nbytes, options)
 
     def matmul(self, source, k, n):
-        """Factors: 0 = rows, 1 = columns, 2 = contracted."""
-        options, t = specs(self.axes, 3), self.tokens
+        """Factors: the dims of the result, then the contracted one."""
+        last, t = self.rank - 1, self.tokens
+        options = specs(self.axes, self.rank + 1)
         weight = self.weight(k, n)
-        cost = [
-            2 * t * k * n / self.shards(s, (0, 1, 2)) / 200e12 + self.reduce(s, t * n * 2) for s in options
-        ]
-        shown = [tuple(d if d < 2 else -1 for d in s) for s in options]
-        out = self.node(cost, [2 * t * n / self.shards(s, (0, 1)) for s in options], shown)
-        left = [tuple({0: 0, 2: 1}.get(d, -1) for d in s) for s in options]
-        right = [tuple({2: 0, 1: 1}.get(d, -1) for d in s) for s in options]
+        flops = [2 * t * k * n / self.shards(s, range(self.rank + 1)) for s in options]
+        cost = [f / 200e12 + self.reduce(s, t * n * 2) for f, s in zip(flops, options)]
+        shown = [tuple(d if d <= last else -1 for d in s) for s in options]
+        out = self.node(cost, [self.local(2 * t * n, s) for s in options], shown)
+        rename = {d: d for d in range(last)} | {last + 1: last}
+        left = [tuple(rename.get(d, -1) for d in s) for s in options]
+        right = [tuple({last + 1: 0, last: 1}.get(d, -1) for d in s) for s in options]
         self.connect(source, out, left, 2 * t * k)
         self.connect(weight, out, right, 2 * k * n)
         return out
 
     def reduce(self, spec, nbytes):
-        group = self.shards(spec, (2,))
-        return 0.0 if group == 1 else 2e-6 + 2 * nbytes / self.shards(spec, (0, 1)) * (1 - 1 / group) / 45e9
+        group = self.shards(spec, (self.rank,))
+        return 0.0 if group == 1 else 2e-6 + 2 * self.local(nbytes, spec) * (1 - 1 / group) / 45e9
 
     def unary(self, sources, n):
-        options, t = specs(self.axes, 2), self.tokens
-        nbytes = np.array([2 * t * n / self.shards(s, (0, 1)) for s in options])
+        options, t = specs(self.axes, self.rank), self.tokens
+        nbytes = np.array([self.local(2 * t * n, s) for s in options])
         out = self.node(nbytes * 3 / 800e9, nbytes, options)
         for source in sources:
             self.connect(source, out, options, 2 * t * n)
         return out
 
-    def model(self, layers, limit):
+    def model(self, layers):
         d = self.width
         x = self.unary([], d)
         for _ in range(layers):
@@ -153,7 +159,7 @@ class _Build:
             h = self.unary([x], d)
             up, gate = self.matmul(h, d, 4 * d), self.matmul(h, d, 4 * d)
             x = self.unary([x, self.matmul(self.unary([up, gate], 4 * d), 4 * d, d)], d)
-        return Problem(tuple(self.cost), tuple(self.edges), tuple(self.usage), self.lives(), limit)
+        return Problem(tuple(self.cost), tuple(self.edges), tuple(self.usage), self.lives())
 
     def lives(self):
         """Weights always; activations from birth to last use; an edge's gathered copy while its user runs."""

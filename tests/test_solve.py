@@ -107,9 +107,7 @@ def test_never_worse_than_a_feasible_start(layered):
 def test_relabelling_nodes_changes_nothing(layered):
     problem, free = layered
     n = len(problem.cost)
-    back = tuple(
-        replace(e, u=n - 1 - e.u, v=n - 1 - e.v, cost=e.cost) for e in reversed(problem.edges)
-    )
+    back = tuple(replace(e, u=n - 1 - e.u, v=n - 1 - e.v, cost=e.cost) for e in reversed(problem.edges))
     mirrored = Problem(problem.cost[::-1], back, problem.usage[::-1])
     assert solve(mirrored).seconds == pytest.approx(free.seconds, rel=1e-6)
 

@@ -68,6 +68,7 @@ def test_floors_of_a_chain_are_exact():
     found = messages(first)
     found.sweep()
     found.sweep()
+    found.settle()
     for n in range(2):
         for s, floor in enumerate(found.floor[n]):
             assert floor == pytest.approx(min(evaluate(first, x) for x in choices(first) if x[n] == s), rel=1e-6)

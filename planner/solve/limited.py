@@ -19,7 +19,8 @@ Array = np.ndarray
 Line = tuple[Array, Array, float]
 ROUNDS = 200  # of adding rows; each adds at least one that was broken
 EXACT = 1e-7
-WINDOWS = (*((1e-3 * 2**i, 1e-3) for i in range(6)), (np.inf, EXACT))  # how far over the bound to look, and to what gap
+# How far over the bound to look, as a share of it, and to what relative gap.
+WINDOWS = (*((1e-3 * 2**i, 1e-3) for i in range(6)), (np.inf, EXACT))
 SWEEPS = 12  # at the best prices, to make the reduced costs good
 
 
@@ -90,7 +91,7 @@ def exact_within(
     encoded = encode(net, unit)
     if soft:
         encoded = _softened(encoded)
-    lines = [_line(net, encoded, memory.limit, r) for r in np.flatnonzero(active)]
+    lines = [_line(net, encoded, memory.limit, r) for r in np.flatnonzero(active).tolist()]
     added, bound = active.copy(), -np.inf
     for _ in range(ROUNDS):
         outcome = run(with_rows(encoded.program, lines), nodes, gap)
@@ -105,7 +106,7 @@ def exact_within(
             break
         fresh = (over > 0) & ~added & (over >= over.max() / 2)
         added |= fresh
-        lines += [_line(net, encoded, memory.limit, r) for r in np.flatnonzero(fresh)]
+        lines += [_line(net, encoded, memory.limit, r) for r in np.flatnonzero(fresh).tolist()]
         if not fresh.any() and soft:
             break
         if not fresh.any():
@@ -115,7 +116,7 @@ def exact_within(
 
 def _line(net: Network, encoded: Encoded, limit: float, row: int) -> Line:
     """A memory row, in units of what is left of the limit."""
-    parts = [encoded.bytes[i] for i in np.flatnonzero(net.member[row]) if i in encoded.bytes]
+    parts = [encoded.bytes[i] for i in np.flatnonzero(net.member[row]).tolist() if i in encoded.bytes]
     cols = np.concatenate([cols for cols, _ in parts] or [np.zeros(0, np.intp)])
     held = np.concatenate([held for _, held in parts] or [np.zeros(0)])
     cols, where = np.unique(cols, return_inverse=True)

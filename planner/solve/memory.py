@@ -30,8 +30,7 @@ class Memory:
         """Bytes of each load under a choice of the whole problem."""
         nodes = [usage[x] for usage, x in zip(self.problem.usage, choice)]
         edges = [
-            0.0 if e.usage is None else e.usage[e.row[choice[e.u]], e.col[choice[e.v]]]
-            for e in self.problem.edges
+            0.0 if e.usage is None else e.usage[e.row[choice[e.u]], e.col[choice[e.v]]] for e in self.problem.edges
         ]
         return np.array(nodes + edges, dtype=float)
 

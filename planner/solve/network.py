@@ -101,9 +101,7 @@ class Network:
 
     def priced(self, price: Array) -> Network:
         """A copy without loads in which each byte of load `i` costs `price[i]` more seconds."""
-        unary = {
-            n: cost + sum(price[i] * b for i, b in self.loads[n].items()) for n, cost in self.unary.items()
-        }
+        unary = {n: cost + sum(price[i] * b for i, b in self.loads[n].items()) for n, cost in self.unary.items()}
         near: dict[int, dict[int, Table]] = {u: {} for u in self.near}
         for u, v, table in self.pairs():
             near[u][v] = table.priced(price)
@@ -113,9 +111,7 @@ class Network:
 
     def pairs(self) -> Iterable[tuple[int, int, Table]]:
         """Each pair once, lower node first."""
-        return (
-            (u, v, table) for u in sorted(self.near) for v, table in sorted(self.near[u].items()) if u < v
-        )
+        return ((u, v, table) for u in sorted(self.near) for v, table in sorted(self.near[u].items()) if u < v)
 
     def join(self, u: int, v: int, table: Table) -> None:
         """Add a table to a pair."""
@@ -153,18 +149,19 @@ class Network:
 
 def network(problem: Problem, member: Array) -> Network:
     """The whole problem. `member` has shape [rows, nodes + edges]; loads in no row are left out."""
-    nodes, counted = len(problem.cost), member.any(axis=0) if member.size else np.zeros(member.shape[1], bool)
+    nodes = len(problem.cost)
+    counted = set(np.flatnonzero(member.sum(axis=0)).tolist())
     net = Network(
         unary=dict(enumerate(problem.cost)),
         near={n: {} for n in range(nodes)},
         strategies={n: np.arange(len(cost)) for n, cost in enumerate(problem.cost)},
-        loads={n: {n: problem.usage[n]} if counted[n] else {} for n in range(nodes)},
+        loads={n: {n: problem.usage[n]} if n in counted else {} for n in range(nodes)},
         member=member,
         base=np.zeros(len(member)),
         size=nodes,
     )
     for e, edge in enumerate(problem.edges):
-        loads = {nodes + e: edge.usage} if counted[nodes + e] and edge.usage is not None else {}
+        loads = {nodes + e: edge.usage} if nodes + e in counted and edge.usage is not None else {}
         table = Table(np.asarray(edge.row), np.asarray(edge.col), edge.cost, loads)
         net.join(edge.u, edge.v, table.take(EVERY).T.take(EVERY).T)
     for n, cost in enumerate(problem.cost):

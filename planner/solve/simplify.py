@@ -49,11 +49,11 @@ def _visit(net: Network, n: int, cells: int, dominance: bool) -> list[int]:
 def consistent(net: Network, n: int, m: int) -> bool:
     """Remove strategies of `n` and `m` that have no possible partner in the other; say whether `m` lost any."""
     table = net.near[n][m]
-    possible = np.isfinite(table.cost)
+    possible: Array = np.isfinite(table.cost)
     if possible.all():
         return False
-    net.restrict(n, possible.any(axis=1)[table.row])
-    kept = possible.any(axis=0)[table.col]
+    net.restrict(n, (possible.sum(axis=1) > 0)[table.row])
+    kept = (possible.sum(axis=0) > 0)[table.col]
     net.restrict(m, kept)
     return not kept.all()
 
@@ -172,7 +172,7 @@ def undominated(net: Network, n: int) -> bool:
         for held in table.loads.values():
             beaten &= (_most(held) <= 0)[np.ix_(table.row, table.row)]
     first = np.tri(len(cost), k=-1, dtype=bool).T  # of equals, the lowest index stays
-    gone = (beaten & (~beaten.T | first)).any(axis=0)
+    gone: Array = (beaten & (~beaten.T | first)).sum(axis=0) > 0
     gone &= beaten[~gone].any(axis=0)  # rounding may let strategies beat each other in a circle
     net.restrict(n, ~gone)
     return bool(gone.any())

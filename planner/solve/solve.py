@@ -15,6 +15,7 @@ from .prices import Pricing
 from .problem import Problem, Solution, evaluate, peak
 from .simplify import simplify
 
+NODES = 300  # branch-and-bound nodes of one program, at most
 Progress = Callable[[str, float, float], None]
 
 
@@ -22,8 +23,8 @@ def solve(problem: Problem, *, work: float = 1.0, progress: Progress | None = No
     """The best choice of a problem, checked by `evaluate` and `peak`, which share no code with this.
 
     Args:
-        problem: Costs may be infinite to exclude strategies; bytes are never negative. `starts` are tried first, and the
-            answer is never worse than the best feasible one.
+        problem: Costs may be infinite to exclude strategies; bytes are never negative. `starts` are tried first,
+            and the answer is never worse than the best feasible one.
         work: Scales the branch-and-bound nodes allowed. Never a time: the same input gives the same answer anywhere.
         progress: Called with the stage, the best seconds so far and the bound.
 
@@ -32,11 +33,9 @@ def solve(problem: Problem, *, work: float = 1.0, progress: Progress | None = No
         such choice needs too much memory, "infeasible" with the least `excess`, and among those the fewest seconds.
     """
     report = progress or (lambda stage, seconds, bound: None)
-    nodes = max(1, int(10_000 * work))
+    nodes = max(1, int(NODES * work))
     memory = Memory(problem)
-    fits = Best(
-        lambda choice: evaluate(problem, choice) if peak(problem, choice) <= problem.limit else np.inf
-    )
+    fits = Best(lambda choice: evaluate(problem, choice) if peak(problem, choice) <= problem.limit else np.inf)
     free = Best(lambda choice: evaluate(problem, choice))
     for start in problem.starts:
         fits.offer(tuple(start))
@@ -92,9 +91,7 @@ def _least_excess(problem: Problem, memory: Memory, free: Best, nodes: int, repo
 def _costless(problem: Problem) -> Problem:
     """The problem in which all that is possible is free."""
     edges = tuple(replace(e, cost=np.where(np.isfinite(e.cost), 0.0, np.inf)) for e in problem.edges)
-    return replace(
-        problem, cost=tuple(np.where(np.isfinite(c), 0.0, np.inf) for c in problem.cost), edges=edges
-    )
+    return replace(problem, cost=tuple(np.where(np.isfinite(c), 0.0, np.inf) for c in problem.cost), edges=edges)
 
 
 def _unconstrained(problem: Problem, best: Best, nodes: int) -> float:

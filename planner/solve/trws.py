@@ -3,8 +3,9 @@
 A message moves cost from a table to one of its nodes; the objective of every choice stays what it is. Whatever the
 messages, the sum of the least entry of every node and table is a lower bound, so stopping early or reusing the messages
 of similar costs is safe. A pass over the nodes (in order, or in reverse) collects from the tables behind each node and
-shares the node's costs out over the tables ahead. Just when a node has collected, its tables' least entries are zero for
-each of its strategies, so its costs say how far each strategy alone lifts the bound: its reduced costs.
+shares the node's costs out over the tables ahead. Just when a node has collected, its tables' least entries are
+zero for each of its strategies, so its costs say how far
+each strategy alone lifts the bound: its reduced costs.
 """
 
 from __future__ import annotations
