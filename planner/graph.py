@@ -7,6 +7,7 @@ Beside the equations there are identity nodes, each a place where a value may ha
     copy            one gathered copy that several matmuls share
     const, carry    what a loop closes over, what it hands from step to step (one node: one layout for all steps)
     slice, stack    a loop's scanned inputs and outputs, seen as one step's slice
+    join            where the results of branches meet
 """
 
 from collections import defaultdict
@@ -20,7 +21,6 @@ from jax.sharding import PartitionSpec
 from planner.rules.rule import Rule
 
 Path = tuple[Any, ...]
-INSIDE = ("op", "value", "copy")
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def while_loop(build: "Build", eqn: Any, operands: Ports, path: Path, trips: flo
 def cond(build: "Build", eqn: Any, operands: Ports, path: Path, trips: float) -> Ports:
     """All branches, counted as if each ran (an upper bound); their results meet in one place."""
     at = _border(build, eqn, path, trips)
-    joined = [build.place("value", "branch result", v.aval, **at) for v in eqn.outvars]
+    joined = [build.place("join", "branch result", v.aval, **at) for v in eqn.outvars]
     bodies = []
     for key, inner in subjaxprs(eqn):
         results = build.visit(inner, operands[1:], (*path, key), trips)
