@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from .free import Best, fix, lowered
-from .marginals import Encoded, decode, encode, with_rows
+from .marginals import Encoded, decode, encode, variables, with_rows
 from .memory import Memory
 from .network import Impossible, Network
 from .ortools import run
@@ -19,6 +19,8 @@ Array = np.ndarray
 Line = tuple[Array, Array, float]
 ROUNDS = 200  # of adding rows; each adds at least one that was broken
 EXACT = 1e-7
+NODES = 300  # branch-and-bound nodes of one program at work 1
+VARIABLES = 8000  # of the largest program tried at work 1 once a choice fits: larger roots take minutes
 # How far over the bound to look, as a share of it, and to what relative gap.
 WINDOWS = (*((1e-3 * 2**i, 1e-3) for i in range(6)), (np.inf, EXACT))
 SWEEPS = 12  # at the best prices, to make the reduced costs good
@@ -43,20 +45,23 @@ def minimise_within(pricing: Pricing, nodes: int, rounds: int = 40) -> float:
     for share, gap in WINDOWS:
         value = min(best.seconds, bound + share * abs(bound))
         gap = EXACT if value == best.seconds else gap
-        bound = max(bound, _window(pricing, messages, value, nodes, gap))
+        proven = _window(pricing, messages, value, nodes, gap)
+        bound = max(bound, -np.inf if proven is None else proven)
         pricing.report(f"window {share:g}", best.seconds, bound)
-        if best.proven(bound):
+        if best.proven(bound) or proven is None:
             break
     return min(bound, best.seconds)
 
 
-def _window(pricing: Pricing, messages: Messages, value: float, nodes: int, gap: float) -> float:
-    """Look for choices of at most `value`; returns the bound, `value` if there is none."""
+def _window(pricing: Pricing, messages: Messages, value: float, nodes: int, gap: float) -> float | None:
+    """Look for choices of at most `value`; returns the bound: `value` if there is none, None if too much work."""
     net, best = pricing.net.copy(), pricing.best
     try:
         prune(net, messages, value)
         fix(net, messages.floor, value)
         simplify(net)
+        if variables(net) > VARIABLES / NODES * nodes and best.seconds < np.inf:
+            return None
         if net.unary:
             return min(value, exact_within(net, pricing.memory, best, pricing.price > 0, nodes, gap, pricing.soft))
         best.offer(net.lift({}))

@@ -88,6 +88,12 @@ def encode(net: Network, unit: float) -> Encoded:
     return Encoded(program, first, held, unit)
 
 
+def variables(net: Network) -> int:
+    """How many variables the encoding has."""
+    cells = sum(int(np.isfinite(table.cost).sum()) for _, _, table in net.pairs())
+    return cells + sum(len(cost) for cost in net.unary.values())
+
+
 def with_rows(program: Program, lines: list[tuple[Array, Array, float]]) -> Program:
     """The program with rows `values @ z[cols] ≤ high` added."""
     if not lines:

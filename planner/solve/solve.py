@@ -8,14 +8,13 @@ from dataclasses import replace
 import numpy as np
 
 from .free import TOLERANCE, Best, minimise
-from .limited import minimise_within
+from .limited import NODES, minimise_within
 from .memory import Memory
 from .network import Impossible, network
 from .prices import Pricing
 from .problem import Problem, Solution, evaluate, peak
 from .simplify import simplify
 
-NODES = 300  # branch-and-bound nodes of one program, at most
 Progress = Callable[[str, float, float], None]
 
 
@@ -25,7 +24,8 @@ def solve(problem: Problem, *, work: float = 1.0, progress: Progress | None = No
     Args:
         problem: Costs may be infinite to exclude strategies; bytes are never negative. `starts` are tried first,
             and the answer is never worse than the best feasible one.
-        work: Scales the branch-and-bound nodes allowed. Never a time: the same input gives the same answer anywhere.
+        work: Scales the branch-and-bound nodes and the largest program allowed. Never a
+            time: the same input gives the same answer anywhere.
         progress: Called with the stage, the best seconds so far and the bound.
 
     Returns:
@@ -85,6 +85,8 @@ def _least_excess(problem: Problem, memory: Memory, free: Best, nodes: int, repo
     best.offer(least.choice)
     relaxed = replace(problem, limit=peak(problem, least.choice))
     bound = _within(relaxed, Memory(relaxed), best, free, nodes, report)
+    if least.seconds == 0:
+        return _solution(best, bound)
     return Solution(best.choice, best.seconds, min(bound, best.seconds), "infeasible", least.seconds)
 
 
