@@ -148,7 +148,7 @@ def _edge(graph: Graph, edge: Edge, link: LinkTable, chip: Chip, mesh: MeshShape
     copied = None
     if role == "value":
         copied = np.where(moves, held_bytes(aval, link.sources, chip, mesh, role)[:, None], 0.0)
-    elif role in ("op", *MOVED):
+    elif role in ("op", "slice", *MOVED):
         copied = np.where(moves, held_bytes(aval, link.targets, chip, mesh, role)[None, :], 0.0)
     return integer.Edge(edge.source.node, edge.target, link.row, link.col, link.seconds * edge.trips, copied)
 

@@ -86,12 +86,12 @@ def _until(reader: Node, last: int) -> int:
 
 
 def _copies(graph: Graph, readers: Mapping[Port, Sequence[Edge]], last: int) -> Iterator[_Interval]:
-    """The copy that a reshard on an edge makes: as long as the place it fills, or for one operation."""
+    """The copy that a reshard on an edge makes: as long as the place it fills; into a loop, to the loop's end."""
     for i, edge in enumerate(graph.edges):
         target = graph.nodes[edge.target]
         reads = readers.get(Port(edge.target), ()) if target.role in ("copy", "const") else ()
         stop = max((_until(graph.nodes[e.target], last) for e in reads), default=target.time)
-        yield _Interval(target.time, last if target.role == "output" else max(stop, target.time), True, i)
+        yield _Interval(target.time, last if target.role == "output" else max(stop, target.time, target.end), True, i)
 
 
 def _maximal(graph: Graph, intervals: Sequence[_Interval]) -> Iterator[Live]:

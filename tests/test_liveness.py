@@ -1,0 +1,118 @@
+import jax
+import jax.numpy as jnp
+import pytest
+from graphs import array, by_hand, graph, named, node, of_role
+from jax import lax
+
+from planner.graph import Port
+from planner.liveness import buffers
+
+
+def sets(some, **options):
+    """Nodes that are held together, where no other moment holds them all."""
+    found = [set(live.nodes) for live in buffers(some, **options).live]
+    return [s for s in found if not any(s < other for other in found)]
+
+
+def test_a_chain_of_matmuls_holds_what_it_reads_and_writes():
+    """in → a → b → c → out: at each step a value and its reader; the argument always; the result to the end."""
+    chain = by_hand(
+        [node("input", 1), node("op", 2), node("op", 3), node("op", 4), node("output", 5)],
+        [(0, 1), (1, 2), (2, 3), (3, 4)],
+        outputs=(4,),
+    )
+    assert sets(chain) == [{0, 1, 2}, {0, 2, 3}, {0, 3, 4}]
+
+
+def test_donated_arguments_end_with_their_last_reader():
+    chain = by_hand(
+        [node("input", 1), node("op", 2), node("op", 3), node("op", 4), node("output", 5)],
+        [(0, 1), (1, 2), (2, 3), (3, 4)],
+        outputs=(4,),
+    )
+    assert sets(chain, donated=frozenset({0})) == [{0, 1}, {1, 2}, {2, 3}, {3, 4}]
+
+
+def test_donated_state_that_is_also_a_result_stays():
+    some = by_hand([node("input", 1), node("op", 2), node("op", 3)], [(0, 1), (1, 2), (2, 0)], outputs=(0,))
+    assert all(0 in s for s in sets(some, donated=frozenset({0})))
+
+
+def test_a_value_with_a_late_reader_is_held_until_then():
+    diamond = by_hand(
+        [node("input", 1), node("op", 2), node("op", 3), node("op", 4), node("op", 5)],
+        [(0, 1), (1, 2), (2, 3), (1, 4), (3, 4)],
+    )
+    assert sets(diamond) == [{0, 1, 2, 3}, {0, 1, 3, 4}]
+
+
+def test_elementwise_chains_hold_nothing_in_between():
+    fused = by_hand(
+        [node("input", 1), node("op", 2, fusible=True), node("op", 3, fusible=True), node("op", 4)],
+        [(0, 1), (1, 2), (2, 3)],
+    )
+    found = buffers(fused)
+    assert found.stored == {Port(0), Port(2), Port(3)}  # only what the matmul reads
+    assert all(1 not in live.nodes for live in found.live)
+
+
+def test_a_fusible_value_that_goes_out_is_stored():
+    some = graph(lambda x: jnp.sin(jnp.cos(x)), array(8, 8))
+    stored = buffers(some).stored
+    assert Port(named(some, "sin")[0]) in stored
+    assert Port(named(some, "cos")[0]) not in stored
+
+
+def test_a_value_read_by_a_matmul_and_a_sum_is_stored_once():
+    some = graph(lambda x, w: (lambda y: (y @ w, y + 1.0))(jnp.sin(x)), array(8, 8), array(8, 8))
+    assert Port(named(some, "sin")[0]) in buffers(some).stored
+
+
+def looped(role):
+    """An argument enters a loop at time 2, is read at 3, and the loop ends at 6; other values follow at 5 and 7."""
+    nodes = [node("input", 1), node(role, 2, end=6), node("op", 3), node("op", 5), node("op", 7)]
+    return by_hand(nodes, [(0, 1), (1, 2), (2, 3), (3, 4)])
+
+
+@pytest.mark.parametrize("role", ["const", "slice"])
+def test_what_a_loop_reads_lives_until_its_end(role):
+    """Also the copy that a reshard makes before the loop, though a step reads it early: the next one will again."""
+    live = buffers(looped(role), donated=frozenset({0})).live
+    times = {3: {2}, 5: {2, 3}, 7: {3, 4}}
+    for time, ops in times.items():
+        (now,) = [s for s in live if s.label == f"line {time}"]
+        assert ops <= set(now.nodes)
+        assert (0 in now.nodes) == (0 in now.edges) == (time < 6)
+
+
+def test_only_maximal_sets_are_kept():
+    some = graph(lambda x, w: jnp.tanh(jnp.tanh(x @ w) @ w) @ w, array(8, 8), array(8, 8))
+    found = [set(s.nodes) | {-1 - e for e in s.edges} for s in buffers(some).live]
+    assert not any(a < b for a in found for b in found)
+    assert len(found) > 1
+
+
+def test_every_stored_value_lives_somewhere():
+    some = graph(lambda x, w: jnp.tanh(jnp.tanh(x @ w) @ w) @ w, array(8, 8), array(8, 8))
+    found = buffers(some)
+    assert {p.node for p in found.stored} == {n for s in found.live for n in s.nodes}
+
+
+def test_the_residuals_of_a_scan_are_held_as_stacks():
+    """Backward through a scan needs what every step of the forward pass saw."""
+
+    def loss(w, x):
+        return jnp.sum(lax.scan(lambda c, _: (jnp.sin(c @ w), None), x, None, length=5)[0])
+
+    some = graph(jax.grad(loss), array(8, 8), array(4, 8))
+    stacks = [n for n in of_role(some, "stack") if some.nodes[n].avals[0].shape[0] == 5]
+    assert stacks
+    cuts = of_role(some, "slice")
+    backward = [live for live in buffers(some).live if set(cuts) & set(live.nodes)]
+    read = {e.source.node for e in some.edges if e.target in cuts}
+    assert any(read & set(stacks) & set(live.nodes) for live in backward)
+
+
+def test_live_sets_name_their_source_line():
+    some = graph(lambda x, w: x @ w, array(8, 8), array(8, 8))
+    assert any("test_liveness.py:" in live.label for live in buffers(some).live)
