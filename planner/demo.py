@@ -1,4 +1,4 @@
-"""What `meshplan demo` shows: PaLM 540B planned for 64 chips, and a tiny PaLM that runs its plan on 8 simulated devices."""
+"""What `meshplan demo` shows: PaLM 540B planned for 64 chips, and a tiny PaLM that runs its plan on 8 devices."""
 
 import re
 from collections import Counter
