@@ -23,7 +23,11 @@ class _Record(BaseModel):
 
 
 class Value(_Record):
-    """An argument or a result: `nbytes` are those of one chip, padded to its tiles; `key` leads to it in the pytree."""
+    """An argument or a result.
+
+    `nbytes` are those of one chip, padded to its tiles; `key` leads to it in the pytree; a result may take the `place`
+    of a donated argument.
+    """
 
     name: str
     key: tuple[tuple[str, str | int], ...]
@@ -31,6 +35,7 @@ class Value(_Record):
     dtype: str
     spec: Spec
     nbytes: float
+    place: str = ""
 
 
 class Operation(_Record):

@@ -59,8 +59,10 @@ def rivals(plan: Plan) -> Table | None:
 def arguments(plan: Plan) -> Table:
     """Specs of arguments and results."""
     table = _table("Arguments and results", "name", "shape", "spec", ">per chip")
-    for value in (*plan.arguments, *plan.results):
+    for value in (*plan.arguments, *(r for r in plan.results if not r.place)):
         table.add_row(value.name, f"{value.dtype}{list(value.shape)}", spec(value.spec), size(value.nbytes))
+    if replaced := sum(bool(r.place) for r in plan.results):
+        table.caption = f"{replaced} results take the place of donated arguments, in the same spec"
     return table
 
 
@@ -98,7 +100,7 @@ def _matmuls(ops: Iterable[Operation]) -> str:
     if matmuls:
         return "\n".join(matmuls)
     heaviest = max(ops, key=lambda op: op.seconds, default=None)
-    return f"{heaviest.primitive} {heaviest.notation}" if heaviest else ""
+    return f"{heaviest.primitive} {heaviest.notation}".strip() if heaviest else ""
 
 
 def _moves(moves: Iterable[Collective]) -> str:

@@ -156,12 +156,7 @@ def plan_of(
         limit=setting.limit,
         legend=letters.legend(),
         arguments=_values(answer, program.names, _keys(program.in_tree), formulation.graph.inputs),
-        results=_values(
-            answer,
-            [f"result {i}" for i in range(len(formulation.graph.outputs))],
-            _keys(program.out_tree),
-            formulation.graph.outputs,
-        ),
+        results=_results(answer, program),
         operations=tuple(operations(answer)),
         bodies=bodies(answer),
         collectives=tuple(collectives(answer)),
@@ -186,6 +181,14 @@ def _values(answer: Answer, names: Sequence[str], keys: Sequence[Any], nodes: Se
         )
         for name, key, n in zip(names, keys, nodes)
     )
+
+
+def _results(answer: Answer, program: Program) -> tuple[Value, ...]:
+    outputs, ties = answer.formulation.graph.outputs, program.ties()
+    names = [f"result {i}" for i in range(len(outputs))]
+    values = _values(answer, names, _keys(program.out_tree), outputs)
+    places = [program.names[ties[i]] if i in ties else "" for i in range(len(outputs))]
+    return tuple(v.model_copy(update={"place": place}) for v, place in zip(values, places))
 
 
 def _keys(tree: Any) -> list[Any]:
