@@ -1,0 +1,141 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from graphs import array, graph, named
+from jax import lax
+
+from planner.cost.hardware import PRESETS
+from planner.graph import Aval, Port
+from planner.liveness import buffers
+from planner.rules import rule_for
+from planner.sharding import MeshShape
+from planner.strategy import enumerate_strategies
+from planner.work import compute_dtype, held_bytes, is_matmul, local_flops, moved_bytes, operand_avals
+
+V4, CPU = PRESETS["tpu-v4"].chip, PRESETS["cpu"].chip
+LINE = MeshShape(("x",), (64,))
+M, K, N = 0, 1, 2
+WHOLE = -1
+
+
+def matmul(m, k, n):
+    found = rule_for("dot_general", ((m, k), (k, n)), ((m, n),), {"dimension_numbers": (((1,), (0,)), ((), ()))})
+    assert found is not None
+    return found
+
+
+def strategies(rule, *jobs, mesh=LINE):
+    found = enumerate_strategies(rule, mesh)
+    return found.keep(np.array([np.flatnonzero((found.jobs == job).all(1))[0] for job in jobs]))
+
+
+def flops(chip, rule, job):
+    return float(local_flops(rule, strategies(rule, [job]), chip)[0])
+
+
+@pytest.mark.parametrize("job", [WHOLE, M, K, N])
+def test_a_matmul_of_whole_tiles_is_two_flops_a_point(job):
+    rule = matmul(8192, 8192, 16384)
+    assert flops(V4, rule, job) == 2 * 8192 * 8192 * 16384 / (1 if job == WHOLE else 64)
+
+
+def test_a_narrow_shard_of_a_contracted_head_costs_as_much_as_a_whole_tile():
+    """256 split 64 ways is 4, which fills as many rows of the matrix unit as 128."""
+    assert flops(V4, matmul(1024, 256, 1024), K) == flops(V4, matmul(1024, 128, 1024), WHOLE)
+
+
+def test_a_narrow_kept_dim_streams_and_is_padded_to_sublanes():
+    assert flops(V4, matmul(1024, 1024, 256), N) == flops(V4, matmul(1024, 1024, 8), WHOLE)
+    assert flops(V4, matmul(256, 1024, 1024), M) == flops(V4, matmul(8, 1024, 1024), WHOLE)
+
+
+def test_of_two_narrow_kept_dims_one_fills_the_matrix_unit():
+    assert flops(V4, matmul(4, 1024, 4), WHOLE) == 2 * 8 * 1024 * 128
+
+
+def test_a_matrix_unit_of_256_wants_more():
+    v6e = PRESETS["tpu-v6e"].chip
+    assert flops(v6e, matmul(1024, 256, 1024), K) == flops(v6e, matmul(1024, 256, 1024), WHOLE)
+
+
+def test_without_a_matrix_unit_nothing_is_padded():
+    assert flops(CPU, matmul(4, 5, 7), WHOLE) == 2 * 4 * 5 * 7
+
+
+def test_what_is_a_matmul():
+    assert is_matmul(matmul(2, 3, 4))
+    add = rule_for("add", ((4,), (4,)), ((4,),), {})
+    assert add is not None and not is_matmul(add)
+
+
+def moved(some, n, mesh, *jobs):
+    held = buffers(some).stored
+    kept = [Port(n, r) in held for r in range(len(some.nodes[n].avals))]
+    return moved_bytes(
+        some.nodes[n], operand_avals(some, held)[n], kept, strategies(some.nodes[n].rule, *jobs, mesh=mesh)
+    )
+
+
+@pytest.mark.parametrize(("m", "k", "n"), [(8, 16, 32), (64, 8, 8)])
+def test_a_matmul_reads_both_sides_and_writes_its_result(m, k, n):
+    mesh = MeshShape(("x",), (2,))
+    some = graph(lambda a, b: a @ b, array(m, k), array(k, n, dtype=jnp.float32))
+    (dot,) = named(some, "dot_general")
+    found = moved(some, dot, mesh, [WHOLE], [M], [K], [N])
+    whole, over_m, over_k, over_n = (4 * size for size in _sizes(m, k, n))
+    assert found.tolist() == [whole, over_m, over_k, over_n]
+
+
+def _sizes(m, k, n):
+    yield m * k + k * n + m * n
+    yield m * k / 2 + k * n + m * n / 2
+    yield m * k / 2 + k * n / 2 + m * n
+    yield m * k + k * n / 2 + m * n / 2
+
+
+def test_an_update_in_place_touches_only_the_update():
+    some = graph(
+        lambda c, r, i: lax.dynamic_update_slice(c, r, (i, 0)), array(1024, 8), array(1, 8), array(dtype=jnp.int32)
+    )
+    (update,) = named(some, "dynamic_update_slice")
+    (found,) = moved(some, update, MeshShape(("x",), (2,)), [WHOLE])
+    assert found == pytest.approx(4 * (8 + 8 + 8 + 1), abs=4)  # row of the cache read and written, the update, an index
+
+
+def test_a_slice_reads_only_what_it_returns():
+    some = graph(lambda x: x[:2] @ x[:2].T, array(1024, 8))
+    sliced = named(some, "slice")[0]
+    (found,) = moved(some, sliced, MeshShape(("x",), (2,)), [WHOLE])
+    assert found == 2 * 4 * 2 * 8
+
+
+def test_fused_values_do_not_move():
+    some = graph(lambda x: jnp.sin(jnp.cos(x)), array(16, 8))
+    mesh = MeshShape(("x",), (2,))
+    (cos,), (sin,) = named(some, "cos"), named(some, "sin")
+    assert moved(some, cos, mesh, [WHOLE]).tolist() == [4 * 16 * 8]  # reads only
+    assert moved(some, sin, mesh, [WHOLE]).tolist() == [4 * 16 * 8]  # writes only
+
+
+def test_literals_are_no_operands():
+    some = graph(lambda x: x * 2.0, array(16, 8))
+    (mul,) = named(some, "mul")
+    assert list(operand_avals(some, frozenset())[mul]) == [0]
+
+
+def test_buffers_are_padded_by_role():
+    aval = Aval((64, 1, 100), "bfloat16", 2)
+    layouts, mesh = np.array([[0, 0, 0, 0], [1, 0, 0, 0]]), MeshShape(("x",), (2,))
+    assert held_bytes(aval, layouts, V4, mesh, "input").tolist() == [2 * 64 * 8 * 128, 2 * 32 * 8 * 128]
+    assert held_bytes(aval, layouts, V4, mesh, "op").tolist() == [2 * 64 * 128, 2 * 32 * 128]
+    assert held_bytes(aval, layouts, CPU, mesh, "op").tolist() == [2 * 64 * 100, 2 * 32 * 100]
+
+
+def test_the_rate_is_that_of_the_largest_operand():
+    some = graph(lambda x, s: (x @ x.T) * s, array(64, 8, dtype=jnp.bfloat16), array(dtype=jnp.float32))
+    operands = operand_avals(some, frozenset())
+    (dot,) = named(some, "dot_general")
+    assert compute_dtype(some.nodes[dot], operands[dot]) == "bfloat16"
+    iota = graph(lambda: jnp.arange(8.0) * 2)
+    (n,) = named(iota, "iota")
+    assert compute_dtype(iota.nodes[n], {}) == iota.nodes[n].avals[0].dtype
