@@ -105,7 +105,7 @@ class Planned:
     _plans: dict[Any, tuple[Plan, Program]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        update_wrapper(self, self.fun)
+        update_wrapper(self, self.fun, updated=())  # fields of a callable object are no fields of ours
         self._statics = _statics(self.fun, self.options)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
