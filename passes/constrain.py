@@ -24,13 +24,16 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from passes import jaxpr
 from passes.jaxpr import Path
 
-Specs = tuple[PartitionSpec | None, ...]
+Specs = tuple[PartitionSpec | Sequence[PartitionSpec] | None, ...]
 SCOPE = "meshplan"
 
 
 @dataclass(frozen=True)
 class Pin:
-    """Specs for the operands and results of one equation, in order; None leaves a value alone."""
+    """Specs for the operands and results of one equation, in order; None leaves a value alone.
+
+    A sequence of specs pins to one after the other: a sum is reduced into the first, the whole moves to the next.
+    """
 
     operands: Specs
     results: Specs
@@ -90,21 +93,28 @@ def auto(mesh: Mesh | AbstractMesh) -> Mesh | AbstractMesh:
     return mesh.update(axis_types=(AxisType.Auto,) * len(mesh.axis_names))
 
 
-def _constraint(aval: Any, sharding: NamedSharding) -> Any:
-    return jax.make_jaxpr(lambda x: _put(x, sharding))(aval)
+def _constraint(aval: Any, shardings: tuple[NamedSharding, ...]) -> Any:
+    return jax.make_jaxpr(lambda x: _put(x, shardings))(aval)
 
 
 @jax.named_scope(SCOPE)
-def _put(x: jax.Array, sharding: NamedSharding) -> jax.Array:
-    return jax.lax.with_sharding_constraint(x, sharding)
+def _put(x: jax.Array, shardings: Sequence[NamedSharding]) -> jax.Array:
+    for sharding in shardings:
+        x = jax.lax.with_sharding_constraint(x, sharding)
+    return x
 
 
 def _shardings(
     where: str, what: str, specs: Specs, types: Sequence[Any], mesh: Mesh | AbstractMesh
-) -> list[NamedSharding | None]:
+) -> list[tuple[NamedSharding, ...] | None]:
     if len(specs) != len(types):
         raise ValueError(f"{where}: {len(specs)} specs for {len(types)} {what}; give one each, None to leave it alone")
-    return [None if spec is None else _sharding(where, mesh, spec, aval) for spec, aval in zip(specs, types)]
+    return [None if spec is None else _chain(where, mesh, spec, aval) for spec, aval in zip(specs, types)]
+
+
+def _chain(where: str, mesh: Mesh | AbstractMesh, spec: Any, aval: Any) -> tuple[NamedSharding, ...]:
+    specs = (spec,) if isinstance(spec, PartitionSpec) else spec
+    return tuple(_sharding(where, mesh, s, aval) for s in specs)
 
 
 def _sharding(where: str, mesh: Mesh | AbstractMesh, spec: PartitionSpec, aval: Any) -> NamedSharding:

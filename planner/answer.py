@@ -12,11 +12,12 @@ from planner.formulate import Formulation
 from planner.graph import Edge, Node, Port
 from planner.notation import Notation
 from planner.order import Ordered, dim_axes
-from planner.plan import Body, Collective, Holder, Operation, Spec
+from planner.plan import Body, Chain, Collective, Holder, Operation, Spec
 from planner.reshard import STEPS
 from planner.solve.problem import live_bytes
 
 TOP = 12
+PLACES = ("copy", "const")
 
 
 @dataclass(frozen=True)
@@ -85,25 +86,30 @@ def _operation(answer: Answer, n: int, node: Node) -> Operation:
     )
 
 
-def _operand_pin(answer: Answer, n: int, i: int) -> Spec | None:
+def _operand_pin(answer: Answer, n: int, i: int) -> Chain:
     """Pin an operand that changes its layout on the way; one that is read as it lies needs none."""
     edge = answer.operands.get((n, i))
     if edge is None or not answer.formulation.graph.aval(edge.source).shape or answer.open_operand(edge):
-        return None
+        return ()
     wanted = answer.operand_spec(edge)
-    lies = answer.spec(edge.source) if not answer.open_axes(edge.source) else None
-    return None if wanted == lies and _is_place(answer, edge.source) is False else wanted
+    if answer.open_axes(edge.source):
+        return _closing(answer, edge.source, wanted)
+    moved = wanted != answer.spec(edge.source) or answer.formulation.graph.nodes[edge.source.node].role in PLACES
+    return (wanted,) if moved else ()
 
 
-def _is_place(answer: Answer, port: Port) -> bool:
-    return answer.formulation.graph.nodes[port.node].role in ("copy", "const")
-
-
-def _result_pin(answer: Answer, port: Port) -> Spec | None:
+def _result_pin(answer: Answer, port: Port) -> Chain:
     home = answer.homes.get(port, port)
     if not answer.formulation.graph.aval(port).shape or answer.open_axes(home):
-        return None
-    return answer.spec(home)
+        return ()
+    return _closing(answer, port, answer.spec(home)) if answer.open_axes(port) else (answer.spec(home),)
+
+
+def _closing(answer: Answer, port: Port, wanted: Spec) -> Chain:
+    """An open sum is reduced first, scattered to where it is wanted, and only then moves on."""
+    opened = answer.open_axes(port)
+    summed = tuple((*have, *(axis for axis in want if axis in opened)) for have, want in zip(answer.spec(port), wanted))
+    return (wanted,) if summed == wanted else (summed, wanted)
 
 
 def _loops(answer: Answer) -> Iterator[Operation]:
@@ -119,9 +125,13 @@ def _loops(answer: Answer) -> Iterator[Operation]:
             trips=graph.nodes[some].trips,
             seconds=0.0,
             flops=0.0,
-            operands=tuple(_taken(answer, n) for n in loop.operands),
-            results=tuple(_shown(answer, n) for n in loop.results),
+            operands=tuple(_single(_taken(answer, n)) for n in loop.operands),
+            results=tuple(_single(_shown(answer, n)) for n in loop.results),
         )
+
+
+def _single(spec: Spec | None) -> Chain:
+    return () if spec is None else (spec,)
 
 
 def _taken(answer: Answer, n: int | None) -> Spec | None:

@@ -16,6 +16,7 @@ from planner.sharding import MeshShape, to_spec
 
 SCHEMA = 1
 Spec = tuple[tuple[str, ...], ...]
+Chain = tuple[Spec, ...]
 
 
 class _Record(BaseModel):
@@ -41,7 +42,8 @@ class Value(_Record):
 class Operation(_Record):
     """An equation: where it is, what it does in the paper's notation, how its operands and results are pinned.
 
-    A pin of None leaves the value to the compiler: an open sum, or an operand that is wanted as it is.
+    A pin is the specs that a value passes through, one after the other; an empty one leaves the value to the compiler:
+    an open sum, or an operand that is wanted as it lies.
     `seconds` are those of local work, all `trips` together.
     """
 
@@ -52,8 +54,8 @@ class Operation(_Record):
     trips: float
     seconds: float
     flops: float
-    operands: tuple[Spec | None, ...]
-    results: tuple[Spec | None, ...]
+    operands: tuple[Chain, ...]
+    results: tuple[Chain, ...]
 
 
 class Body(_Record):
@@ -173,9 +175,9 @@ class Plan(_Record):
     def pins(self) -> dict[Path, Pin]:
         """What `passes.constrain` pins at each equation."""
         return {
-            parse(op.path): Pin(tuple(map(_maybe, op.operands)), tuple(map(_maybe, op.results)))
+            parse(op.path): Pin(tuple(map(_chain, op.operands)), tuple(map(_chain, op.results)))
             for op in self.operations
-            if any(s is not None for s in (*op.operands, *op.results))
+            if any((*op.operands, *op.results))
         }
 
     def borders(self, side: str) -> dict[Path, tuple[PartitionSpec | None, ...]]:
@@ -230,6 +232,10 @@ class Plan(_Record):
 
 class _Version(BaseModel):
     schema_version: int
+
+
+def _chain(specs: Chain) -> tuple[PartitionSpec, ...] | None:
+    return tuple(map(to_spec, specs)) or None
 
 
 def _maybe(spec: Spec | None) -> PartitionSpec | None:
