@@ -128,12 +128,13 @@ def _weight_matmul(graph: Graph, n: int, roots: Mapping[Port, int]) -> WeightMat
 
 
 def _model_size(graph: Graph, found: Sequence[WeightMatmul]) -> int:
+    """The size that most weights have on one side; of two, as in an MLP alone, the smaller."""
     votes: Counter[int] = Counter()
     for w in found:
         for side in (w.model, w.other):
             if len(side) == 1:
                 votes[graph.nodes[w.node].rule.sizes[side[0]]] += 1
-    return max(votes, key=lambda size: (votes[size], size), default=0)
+    return max(votes, key=lambda size: (votes[size], -size), default=0)
 
 
 def _oriented(graph: Graph, w: WeightMatmul, model: int) -> WeightMatmul:
