@@ -121,7 +121,7 @@ def _weight_matmul(graph: Graph, n: int, roots: Mapping[Port, int]) -> WeightMat
     pure = [(e.operand, roots[e.source]) for e in graph.edges if e.target == n and e.source in roots]
     if not pure or set(named[0]) & set(named[1]) & set(out):
         return None
-    operand, weight = max(pure, key=lambda p: graph.nodes[p[1]].avals[0].elements)
+    operand, weight = max(pure)  # of two arguments the second, as in x @ w
     contracted = tuple(f for f in named[operand] if f not in out)
     kept = tuple(f for f in named[operand] if f in out)
     return WeightMatmul(n, weight, operand, tuple(f for f in named[1 - operand] if f in out), contracted, kept)

@@ -11,6 +11,7 @@ from jax.sharding import AbstractMesh, Mesh
 
 from planner import stages
 from planner.cost.hardware import Machine, machine_named, machine_of
+from planner.cost.model import CostModel
 from planner.errors import MeshError
 from planner.plan import Plan
 from planner.solve import solve
@@ -30,6 +31,7 @@ def make_plan(
     memory_limit: float | None = None,
     known: bool = True,
     work: float = 1.0,
+    cost_model: CostModel | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> Plan:
@@ -46,6 +48,8 @@ def make_plan(
         memory_limit: Bytes per chip that may be used; by default all of the chip's memory.
         known: Whether to score the known layouts too, and to start from them.
         work: Scales the solver's work limit, which is deterministic: nodes, never seconds.
+        cost_model: Seconds of local work and of collectives (`planner.cost.model.CostModel`); by default the roofline
+            of the machine.
         progress: Called with a stage's name, the best seconds so far and the proven bound.
         **options: static_argnums, static_argnames, donate_argnums, donate_argnames as in `jax.jit`.
 
@@ -55,7 +59,7 @@ def make_plan(
     Raises:
         PlanError: One of planner.errors, saying what, where and what to do.
     """
-    setting = make_setting(mesh, machine, memory_limit, work)
+    setting = replace(make_setting(mesh, machine, memory_limit, work), prices=cost_model)
     clock = _Clock(progress)
     with clock("trace"):
         program = trace(fun, args, {}, setting.mesh, **options)
@@ -73,11 +77,14 @@ def make_setting(
 
 def mesh_in_context() -> Any:
     """The mesh of `jax.set_mesh`. Raises MeshError where there is none."""
-    mesh = jax.sharding.get_mesh()
-    mesh = jax.sharding.get_abstract_mesh() if mesh.empty else mesh
-    if mesh.empty:
+    abstract = jax.sharding.get_abstract_mesh()
+    if abstract.empty:
         raise MeshError("no mesh: pass mesh=jax.make_mesh(...) or an AbstractMesh, or enter `with jax.set_mesh(mesh):`")
-    return mesh
+    try:
+        mesh = jax.sharding.get_mesh()
+    except ValueError:  # inside of a jit JAX does not tell the devices
+        return abstract
+    return abstract if mesh.empty else mesh
 
 
 def function_name(fun: Callable) -> str:

@@ -37,12 +37,14 @@ class Setting:
         mesh: A Mesh or AbstractMesh with Auto axes.
         limit: Bytes of memory per chip.
         work: Scales the solver's deterministic work limit.
+        prices: The cost model; by default the roofline of the machine.
     """
 
     mesh: Any
     machine: Machine
     limit: float
     work: float = 1.0
+    prices: CostModel | None = None
 
     @property
     def shape(self) -> MeshShape:
@@ -52,7 +54,7 @@ class Setting:
     @property
     def model(self) -> CostModel:
         """Seconds on this machine and mesh."""
-        return Roofline(self.machine.chip, groups(self.machine.links(self.mesh)))
+        return self.prices or Roofline(self.machine.chip, groups(self.machine.links(self.mesh)))
 
 
 def graph_of(program: Program, setting: Setting, in_shardings: Any, out_shardings: Any) -> Graph:

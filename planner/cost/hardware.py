@@ -26,6 +26,7 @@ class Chip:
         mxu: The matrix unit pads contracted and output dims to multiples of this.
         flops_share: Share of peak FLOP/s that a large matmul reaches.
         hbm_share: Share of the peak bandwidth that a large copy reaches.
+        overhead: Seconds that any collective costs beside its bytes and hops.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Chip:
     mxu: int = 1
     flops_share: float = 1.0
     hbm_share: float = 1.0
+    overhead: float = 0.0
 
     def rate(self, dtype: str) -> float:
         """FLOP/s for operands of a dtype; f32 and integers without a rate of their own run at the f32 rate."""

@@ -38,5 +38,5 @@ class Roofline:
         return np.maximum(flops / self.chip.rate(dtype), nbytes / (self.chip.hbm_share * self.chip.hbm_bandwidth))
 
     def collective(self, kind: str, nbytes: Array, mask: Array) -> Array:
-        """Seconds of a collective."""
-        return COLLECTIVES[kind](nbytes, self.groups[mask])
+        """Seconds of a collective; nothing for no axes."""
+        return COLLECTIVES[kind](nbytes, self.groups[mask]) + self.chip.overhead * (np.asarray(mask) > 0)
