@@ -84,10 +84,19 @@ def weight_matmuls(graph: Graph) -> tuple[WeightMatmul, ...]:
     """The matmuls that hold more than a fiftieth of the largest weight."""
     roots = _roots(graph)
     found = [w for n in range(len(graph.nodes)) if (w := _weight_matmul(graph, n, roots)) is not None]
+    streamed = _streamed(graph, found, roots)
+    found = [w for w in found if w.weight not in streamed]
     largest = max((_elements(graph, w) for w in found), default=0.0)
     found = [w for w in found if _elements(graph, w) > LARGE * largest]
     model = _model_size(graph, found)
     return tuple(_oriented(graph, w, model) for w in found)
+
+
+def _streamed(graph: Graph, found: Sequence[WeightMatmul], roots: Mapping[Port, int]) -> set[int]:
+    """Arguments that meet a weight: they are no weights, also where a gradient contracts them over their rows."""
+    weight_of = {w.node: w.operand for w in found}
+    meets = (e for e in graph.edges if e.source in roots and e.operand != weight_of.get(e.target, e.operand))
+    return {roots[e.source] for e in meets}
 
 
 def _elements(graph: Graph, w: WeightMatmul) -> float:
