@@ -54,10 +54,7 @@ def _same(a: Any, b: Any) -> bool:
 
 def auto_mesh(mesh: Mesh | AbstractMesh) -> Any:
     """The same mesh with Auto axes."""
-    types = (AxisType.Auto,) * len(mesh.axis_names)
-    if isinstance(mesh, AbstractMesh):
-        return AbstractMesh(mesh.axis_sizes, mesh.axis_names, axis_types=types)
-    return Mesh(mesh.devices, mesh.axis_names, axis_types=types)
+    return mesh.update(axis_types=(AxisType.Auto,) * len(mesh.axis_names))
 
 
 def trace(
@@ -96,5 +93,5 @@ def unsharded(tree: Any) -> Any:
 
 def _abstract(leaf: Any) -> Any:
     if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, weak_type=leaf.weak_type)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, weak_type=getattr(leaf, "weak_type", False))
     return leaf
