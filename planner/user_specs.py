@@ -20,26 +20,29 @@ def user_pins(program: Program, in_shardings: Any, out_shardings: Any, mesh: Mes
         MeshError: A spec names an axis that the mesh does not have.
     """
     jaxpr = program.closed.jaxpr
-    inputs = _flat(in_shardings, program.in_tree, positional=True)
-    outputs = _flat(out_shardings, program.out_tree, positional=False)
+    inputs = _inputs(in_shardings, program.in_tree)
+    outputs = _flat(out_shardings, program.out_tree, "out_shardings")
     results = [f"result {i}" for i in range(len(outputs))]
     ins = tuple(_checked(s, v.aval.shape, n, mesh) for s, v, n in zip(inputs, jaxpr.invars, program.names))
     outs = tuple(_checked(s, v.aval.shape, n, mesh) for s, v, n in zip(outputs, jaxpr.outvars, results))
     return _tied(program, ins, outs)
 
 
-def _flat(prefix: Any, tree: Any, *, positional: bool) -> list[Any]:
-    """A prefix tree spread over all leaves. Argument prefixes speak of positional arguments."""
+def _flat(prefix: Any, tree: Any, what: str) -> list[Any]:
+    """A prefix tree spread over all leaves."""
     full = jax.tree.unflatten(tree, list(range(tree.num_leaves)))
-    if prefix is None:
-        return [None] * tree.num_leaves
-    if positional:
-        prefix, full = (
-            (prefix if isinstance(prefix, tuple) and not _is_spec(prefix) else (prefix,) * len(full[0])),
-            full[0],
-        )
-    spread = jax.tree.broadcast(prefix, full, is_leaf=_is_spec)
-    return jax.tree.leaves(spread, is_leaf=_is_spec)
+    try:
+        return jax.tree.leaves(jax.tree.broadcast(prefix, full, is_leaf=_is_spec), is_leaf=_is_spec)
+    except ValueError as error:
+        raise SpecConflictError(f"{what} is no prefix of the pytree that it speaks of: {error}") from error
+
+
+def _inputs(prefix: Any, tree: Any) -> list[Any]:
+    """Specs of all arguments: `in_shardings` speaks of those by position, and one that is no tuple of all of them."""
+    full = jax.tree.unflatten(tree, list(range(tree.num_leaves)))
+    everywhere = _is_spec(prefix) or not isinstance(prefix, tuple)
+    given = (prefix,) * len(full[0]) if everywhere else prefix
+    return _flat((given, None), tree, "in_shardings")
 
 
 def _is_spec(x: Any) -> bool:
