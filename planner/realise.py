@@ -1,0 +1,139 @@
+"""A plan made real: the rewritten program under `jax.jit`, and its arguments where the plan wants them.
+
+All axes are Auto inside of the program. Outside they are what the mesh in context says: where its axes are Explicit,
+values enter and leave with their shardings in their types.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+from jax.core import Tracer
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
+
+from passes.constrain import constrain
+from passes.jaxpr import as_fun
+from planner.errors import MeshError
+from planner.plan import Plan, Value
+from planner.sharding import to_spec
+from planner.trace import Program, auto_mesh
+
+log = logging.getLogger("planner")
+
+
+@dataclass(frozen=True)
+class Realised:
+    """A plan, and functions of the program's arguments that follow it.
+
+    Attributes:
+        mesh: Its axes are Auto or Explicit as values around a call see them (see `surrounding`).
+        compiler_options: Of `jax.jit`.
+    """
+
+    plan: Plan
+    program: Program
+    mesh: Mesh | AbstractMesh
+    compiler_options: Mapping[str, Any] | None = None
+
+    def __call__(self, *args: Any) -> Any:
+        """Runs on arrays, wherever they are; traces on tracers."""
+        if any(isinstance(x, Tracer) for x in jax.tree.leaves(args)):
+            return self.inside(*args)
+        return self.jitted(*self._map(_put, args))
+
+    @cached_property
+    def jitted(self) -> Any:
+        """Under `jax.jit` with the plan's shardings and the user's donations."""
+        if isinstance(self.mesh, AbstractMesh):
+            raise MeshError("an AbstractMesh can be planned for but has no devices to run on: pass a Mesh")
+        ins = in_order(self.program, self._shardings(self.plan.arguments))
+        outs = jax.tree.unflatten(self.program.out_tree, self._shardings(self.plan.results))
+        donated = map(jax.tree.leaves, in_order(self.program, self.program.donated))
+        given = tuple(i for i, leaves in enumerate(donated) if leaves and all(leaves))
+        options = dict(self.compiler_options) if self.compiler_options else None
+        return jax.jit(
+            self._planned, in_shardings=ins, out_shardings=outs, donate_argnums=given, compiler_options=options
+        )
+
+    @cached_property
+    def inside(self) -> Callable[..., Any]:
+        """As part of another program, also under `jax.grad`: what comes in another sharding is moved."""
+        if explicit(self.mesh):
+            jitted = jax.jit(self._planned)
+            return lambda *args: jitted(*self._map(lambda x, s, _: jax.sharding.reshard(x, s.spec), args))
+
+        def constrained(*args: Any) -> Any:
+            results = self._planned(*self._map(_constrain, args))
+            flat = map(jax.lax.with_sharding_constraint, jax.tree.leaves(results), self._shardings(self.plan.results))
+            return jax.tree.unflatten(self.program.out_tree, list(flat))
+
+        return jax.jit(constrained)
+
+    @cached_property
+    def _planned(self) -> Callable[..., Any]:
+        rewritten = self._rewritten()
+
+        def planned(*args: Any) -> Any:
+            return jax.tree.unflatten(self.program.out_tree, rewritten(*jax.tree.leaves(args)))
+
+        planned.__name__ = self.plan.function.rsplit(".", 1)[-1].strip("<>")
+        return planned
+
+    def _rewritten(self) -> Callable[..., Any]:
+        """The rewritten program on flat arguments."""
+        auto, plan = auto_mesh(self.mesh), self.plan
+        with jax.sharding.use_abstract_mesh(getattr(auto, "abstract_mesh", auto)):
+            closed = constrain(self.program.closed, plan.pins(), auto, plan.borders("inputs"), plan.borders("outputs"))
+        if not explicit(self.mesh):
+            return as_fun(closed)
+        return jax.sharding.auto_axes(as_fun(closed), out_sharding=[to_spec(v.spec) for v in plan.results])
+
+    def _shardings(self, values: Sequence[Value]) -> list[NamedSharding]:
+        return [NamedSharding(self.mesh, to_spec(v.spec)) for v in values]
+
+    def _map(self, f: Callable[[Any, NamedSharding, str], Any], args: Any) -> Any:
+        """Applies `f(leaf, planned sharding, name)` to every leaf of the arguments."""
+        leaves, tree = jax.tree.flatten(args)
+        names = [v.name for v in self.plan.arguments]
+        return jax.tree.unflatten(tree, [f(*xs) for xs in zip(leaves, self._shardings(self.plan.arguments), names)])
+
+
+def surrounding(mesh: Mesh | AbstractMesh) -> Any:
+    """The mesh as values around a call see it: its axes are Explicit where those of the mesh in context are."""
+    auto, context = auto_mesh(mesh), jax.sharding.get_abstract_mesh()
+    same = context.axis_names == auto.axis_names and explicit(context)
+    return auto.update(axis_types=context.axis_types) if same else auto
+
+
+def explicit(mesh: Any) -> bool:
+    """Whether types on this mesh carry shardings."""
+    return AxisType.Explicit in mesh.axis_types
+
+
+def in_order(program: Program, leaves: Sequence[Any]) -> tuple[Any, ...]:
+    """Leaves as the arguments of a call: those by position, then those by name."""
+    args, kwargs = jax.tree.unflatten(program.in_tree, leaves)
+    return (*args, *(kwargs[name] for name in sorted(kwargs)))
+
+
+def _constrain(x: Any, sharding: NamedSharding, name: str) -> Any:
+    return jax.lax.with_sharding_constraint(x, sharding)
+
+
+def _put(x: Any, sharding: NamedSharding, name: str) -> Any:
+    """An array in its planned sharding. What had to move is logged: give it there to save the copy."""
+    if not isinstance(x, jax.Array):
+        return jax.device_put(x, sharding)
+    there = x.sharding.is_equivalent_to(sharding, x.ndim)
+    if there and _typed(x.sharding) == _typed(sharding):
+        return x
+    if not there and len(x.sharding.device_set) > 1:
+        log.info("%s is resharded from %s to %s before the call", name, x.sharding, sharding.spec)
+    return jax.device_put(x, sharding)
+
+
+def _typed(sharding: Any) -> bool:
+    return isinstance(sharding, NamedSharding) and explicit(sharding.mesh)
