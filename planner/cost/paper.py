@@ -1,7 +1,7 @@
 """The paper's own cost formula, so that its figures can be reproduced to the digit.
 
-One scalar network bandwidth whatever axes a collective spans, no latency, no (K-1)/K, no padding; Pope et al. 2022, sections
-2 and 3.1 and appendix A.1. For TPU v4 the bandwidth is 270 GB/s, all six links of a chip one way.
+One scalar network bandwidth whatever axes a collective spans, no latency, no (K-1)/K, no padding; Pope et al. 2022,
+sections 2 and 3.1 and appendix A.1. For TPU v4 the bandwidth is 270 GB/s, all six links of a chip one way.
 """
 
 from dataclasses import dataclass, replace

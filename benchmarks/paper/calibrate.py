@@ -1,0 +1,57 @@
+"""Fits a chip's three constants: shares of peak FLOP/s and HBM bandwidth, seconds of overhead per collective.
+
+`python -m benchmarks.paper.calibrate` fits tpu-v4 on the points of figure 1 for PaLM 540B in bf16 on 64 chips
+(benchmarks.paper.latency.POINTS). Choosing and pricing take turns: the planner chooses layouts with the present
+constants, then the constants that price those layouts best (least mean squared log error) are looked up on a grid, until they stay.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from benchmarks.paper.latency import MESH, POINTS, Point, formulation_of, full, with_constants
+from planner.cost.hardware import PRESETS, Machine
+from planner.solve import evaluate, solve
+
+Constants = tuple[float, float, float]
+SHARES = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
+OVERHEADS = (0.0, 2.5e-6, 5e-6, 7.5e-6, 1e-5, 1.25e-5, 1.5e-5)
+ROUNDS = 4
+
+
+def choices(machine: Machine, points: Sequence[Point]) -> list[tuple[int, ...]]:
+    """The planner's choice at each point."""
+    return [solve(formulation_of(p.phase, p.batch, full(machine)).problem).choice for p in points]
+
+
+def loss(machine: Machine, points: Sequence[Point], chosen: Sequence[tuple[int, ...]]) -> float:
+    """Mean squared log error of fixed choices priced on a machine."""
+    found = [evaluate(formulation_of(p.phase, p.batch, full(machine)).problem, c) for p, c in zip(points, chosen)]
+    return float(np.mean([np.log(t / p.seconds) ** 2 for t, p in zip(found, points)]))
+
+
+def fit(machine: Machine, points: Sequence[Point], start: Constants) -> Constants:
+    """The constants at which choosing and pricing agree."""
+    constants = start
+    for _ in range(ROUNDS):
+        chosen = choices(with_constants(machine, *constants), points)
+        best = constants
+        for i, values in enumerate((SHARES, SHARES, OVERHEADS, SHARES, SHARES, OVERHEADS)):
+            options = [(*best[: i % 3], value, *best[i % 3 + 1 :]) for value in values]
+            best = min(options, key=lambda c: loss(with_constants(machine, *c), points, chosen))
+        if best == constants:
+            break
+        constants = best
+    return constants
+
+
+def main() -> None:
+    """Fits tpu-v4 and prints the constants."""
+    constants = fit(PRESETS["tpu-v4"], POINTS, (0.75, 0.6, 1e-5))
+    print(
+        f"tpu-v4 on {MESH.size} chips: flops_share={constants[0]}, hbm_share={constants[1]}, overhead={constants[2]:g}"
+    )
+
+
+if __name__ == "__main__":
+    main()
