@@ -61,9 +61,7 @@ def mlp(config: Config, layer: Layer, x: Array) -> Array:
     return jnp.einsum("...f,fe->...e", hidden, layer["down"])
 
 
-def attention(
-    config: Config, layer: Layer, x: Array, place: Place, cache: Cache | None
-) -> tuple[Array, Cache]:
+def attention(config: Config, layer: Layer, x: Array, place: Place, cache: Cache | None) -> tuple[Array, Cache]:
     """Causal self-attention of one layer.
 
     Args:

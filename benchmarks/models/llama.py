@@ -24,9 +24,7 @@ llama_8b = Config(
 llama_70b = replace(llama_8b, layers=80, d_model=8192, d_ff=28672, heads=64)
 llama_405b = replace(llama_8b, layers=126, d_model=16384, d_ff=53248, heads=128)
 
-FAMILY = Family(
-    {"tiny": shrink(llama_8b), "8b": llama_8b, "70b": llama_70b, "405b": llama_405b}, default="70b"
-)
+FAMILY = Family({"tiny": shrink(llama_8b), "8b": llama_8b, "70b": llama_70b, "405b": llama_405b}, default="70b")
 decode, prefill, train = FAMILY.decode, FAMILY.prefill, FAMILY.train
 
 decode_8b = partial(decode, "8b")

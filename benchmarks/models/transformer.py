@@ -17,9 +17,7 @@ from benchmarks.models.layers import Cache, Layer, Place, attention, mlp, norm
 Tree = Any
 
 
-def block(
-    config: Config, layer: Layer, x: Array, place: Place, cache: Cache | None = None
-) -> tuple[Array, Cache]:
+def block(config: Config, layer: Layer, x: Array, place: Place, cache: Cache | None = None) -> tuple[Array, Cache]:
     """One layer on the residual stream x [B, ..., E]; also gives the keys and values that it looked at."""
     if config.block == "serial":
         attended, seen = attention(config, layer, norm(config, x, layer["attention_norm"]), place, cache)
@@ -66,9 +64,7 @@ def decode(config: Config, params: Tree, cache: Tree, tokens: Array, position: A
     place = Place(mask, *rotation(config, position), index=position)
     x = _embed(params, tokens)
     if config.positions == "learned":
-        x = x + lax.dynamic_index_in_dim(
-            params["positions"], position, 0, keepdims=False, allow_negative_indices=False
-        )
+        x = x + lax.dynamic_index_in_dim(params["positions"], position, 0, keepdims=False, allow_negative_indices=False)
     layers = (params["layers"], cache) if config.scan else tuple(zip(params["layers"], cache))
     x, cache = _through(config, lambda x, pair: block(config, pair[0], x, place, pair[1]), x, layers)
     return logits(config, params, x), cache
@@ -78,9 +74,7 @@ def loss(config: Config, params: Tree, tokens: Array) -> Array:
     """Mean cross entropy of the next token, layers rematerialised: [B, L + 1] int32 → scalar float32."""
     x, place = _enter(config, params, lax.slice_in_dim(tokens, 0, -1, axis=1))
     # A scan's iterations are never merged, so only unrolled layers need the barrier against it.
-    layer_fun = jax.checkpoint(
-        lambda x, layer: (block(config, layer, x, place)[0], None), prevent_cse=not config.scan
-    )
+    layer_fun = jax.checkpoint(lambda x, layer: (block(config, layer, x, place)[0], None), prevent_cse=not config.scan)
     x, _ = _through(config, layer_fun, x, params["layers"])
     return _cross_entropy(logits(config, params, x), lax.slice_in_dim(tokens, 1, None, axis=1))
 

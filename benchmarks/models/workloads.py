@@ -30,9 +30,7 @@ class Family:
             raise ValueError(f"no size {size!r}; choose one of {', '.join(self.sizes)}")
         return replace(self.sizes[size or self.default], scan=scan)
 
-    def decode(
-        self, size: str | None = None, batch: int = 512, context: int = 2048, scan: bool = True
-    ) -> Workload:
+    def decode(self, size: str | None = None, batch: int = 512, context: int = 2048, scan: bool = True) -> Workload:
         """One step of generation: `fun(params, cache, tokens, position) -> (next_tokens, cache)`."""
         config = self.config(size, scan)
         _check(config, context)
@@ -44,9 +42,7 @@ class Family:
         cache = abstract_cache(config, batch, context)
         return decode, (abstract(config), cache, _tokens(batch), _tokens())
 
-    def prefill(
-        self, size: str | None = None, batch: int = 1, length: int = 2048, scan: bool = True
-    ) -> Workload:
+    def prefill(self, size: str | None = None, batch: int = 1, length: int = 2048, scan: bool = True) -> Workload:
         """Reading of prompts: `fun(params, tokens) -> (logits, cache)`."""
         config = self.config(size, scan)
         _check(config, length)
@@ -56,9 +52,7 @@ class Family:
 
         return prefill, (abstract(config), _tokens(batch, length))
 
-    def train(
-        self, size: str | None = None, batch: int = 512, length: int = 2048, scan: bool = True
-    ) -> Workload:
+    def train(self, size: str | None = None, batch: int = 512, length: int = 2048, scan: bool = True) -> Workload:
         """One AdamW step on tokens [B, length + 1].
 
         `fun(params, opt_state, tokens) -> (params, opt_state, loss)`, with float32 first moments.
@@ -110,6 +104,4 @@ def _tokens(*shape: int) -> jax.ShapeDtypeStruct:
 
 def _check(config: Config, length: int) -> None:
     if config.positions == "learned" and length > config.max_length:
-        raise ValueError(
-            f"{length} positions do not fit the learned table of {config.max_length}; ask for fewer"
-        )
+        raise ValueError(f"{length} positions do not fit the learned table of {config.max_length}; ask for fewer")
