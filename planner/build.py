@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from passes.jaxpr import Path, source, subjaxprs
+from passes.jaxpr import Path, subjaxprs
 from planner.graph import Aval, Edge, Graph, Loop, Node, Port, identity, with_places
 from planner.loops import LOOPS
 from planner.rules import Rule, rule_for
+from planner.source import source_line
 
 CALLS = (
     "jit",
@@ -140,14 +141,14 @@ class Build:
         rule = rule_for(eqn.primitive.name, ins, outs, eqn.params) or self.unknown(eqn, ins, outs)
         pin = eqn.params["sharding"].spec if eqn.primitive.name == "sharding_constraint" else None
         avals = [v.aval for v in eqn.outvars]
-        node = self.add("op", eqn.primitive.name, rule, avals, path, trips, source=source(eqn), pin=pin)
+        node = self.add("op", eqn.primitive.name, rule, avals, path, trips, source=source_line(eqn), pin=pin)
         for i, port in enumerate(operands):
             self.join(port, node, i, trips)
         return [Port(node, r) for r in range(len(outs))]
 
     def unknown(self, eqn: Any, ins: Sequence[Sequence[int]], outs: Sequence[Sequence[int]]) -> Rule:
         """The rule of a primitive without one, and a note that says so."""
-        where = source(eqn) or "the program"
+        where = source_line(eqn) or "the program"
         self.notes.append(
             f"no rule for primitive {eqn.primitive.name!r} at {where}: planned as replicated; "
             f"register one in planner.rules"

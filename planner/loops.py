@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from passes.jaxpr import Path, source, subjaxprs
+from passes.jaxpr import Path, subjaxprs
 from planner.graph import Body, Loop, Port, stacked
+from planner.source import source_line
 
 if TYPE_CHECKING:
     from planner.build import Build
@@ -71,7 +72,7 @@ LOOPS: Mapping[str, Callable[..., Ports]] = {"scan": scan, "while": while_loop, 
 
 
 def _border(build: "Build", eqn: Any, path: Path, trips: float) -> Border:
-    return {"path": path, "trips": trips, "source": source(eqn), "time": build.tick()}
+    return {"path": path, "trips": trips, "source": source_line(eqn), "time": build.tick()}
 
 
 def _const(build: "Build", port: Port | None, aval: Any, at: Border) -> Port | None:

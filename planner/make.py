@@ -72,7 +72,8 @@ def make_setting(
     """What to plan for, with everything that was left out taken from the context and the mesh's devices."""
     mesh = auto_mesh(mesh if mesh is not None else mesh_in_context())
     hardware = machine_of(mesh) if machine is None else machine_named(machine)
-    return Setting(mesh, hardware, memory_limit or hardware.chip.hbm_bytes, work)
+    limit = hardware.chip.hbm_bytes if memory_limit is None else memory_limit
+    return Setting(mesh, hardware, limit, work)
 
 
 def mesh_in_context() -> Any:
@@ -89,7 +90,7 @@ def mesh_in_context() -> Any:
 
 def function_name(fun: Callable) -> str:
     """A name to call the function by."""
-    return getattr(fun, "__qualname__", None) or type(fun).__name__
+    return (getattr(fun, "__qualname__", None) or type(fun).__name__).rsplit("<locals>.", 1)[-1]
 
 
 def plan_program(

@@ -1,7 +1,6 @@
 """Plans as text for people: explain one, compare two."""
 
 import io
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -175,7 +174,7 @@ def spec(dims: Spec) -> str:
 
 def short(source: str) -> str:
     """A source line without its folders."""
-    return os.path.basename(source) if source else "(no source)"
+    return source.rsplit("/", 1)[-1] or "(no source)"
 
 
 def seconds(value: float) -> str:

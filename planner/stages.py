@@ -11,7 +11,7 @@ import numpy as np
 from planner.answer import Answer, bodies, collectives, holders, operations
 from planner.build import build_graph
 from planner.cost.collectives import groups
-from planner.cost.hardware import Machine
+from planner.cost.hardware import Chip, Machine
 from planner.cost.model import CostModel, Roofline
 from planner.errors import DoesNotFitError, MeshError
 from planner.formulate import Formulation, formulate
@@ -24,6 +24,7 @@ from planner.sharding import MeshShape
 from planner.solve import Solution, evaluate, peak, solve
 from planner.trace import Program
 from planner.user_specs import user_pins
+from planner.work import held_bytes
 
 Progress = Callable[[str, float, float], None]
 GB = 1e9
@@ -157,8 +158,10 @@ def plan_of(
         peak_bytes=nbytes,
         limit=setting.limit,
         legend=letters.legend(),
-        arguments=_values(answer, program.names, _keys(program.in_tree), formulation.graph.inputs),
-        results=_results(answer, program),
+        arguments=_values(
+            answer, setting.machine.chip, program.names, _keys(program.in_tree), formulation.graph.inputs
+        ),
+        results=_results(answer, setting.machine.chip, program),
         operations=tuple(operations(answer)),
         bodies=bodies(answer),
         collectives=tuple(collectives(answer)),
@@ -170,8 +173,15 @@ def plan_of(
     return plan
 
 
-def _values(answer: Answer, names: Sequence[str], keys: Sequence[Any], nodes: Sequence[int]) -> tuple[Value, ...]:
-    usage, graph = answer.formulation.problem.usage, answer.formulation.graph
+def _values(
+    answer: Answer, chip: Chip, names: Sequence[str], keys: Sequence[Any], nodes: Sequence[int]
+) -> tuple[Value, ...]:
+    f, graph = answer.formulation, answer.formulation.graph
+
+    def nbytes(n: int) -> float:
+        layout = f.strategies[n].result(0)[[answer.choice[n]]]
+        return float(held_bytes(graph.nodes[n].avals[0], layout, chip, f.mesh, graph.nodes[n].role)[0])
+
     return tuple(
         Value(
             name=name,
@@ -179,16 +189,16 @@ def _values(answer: Answer, names: Sequence[str], keys: Sequence[Any], nodes: Se
             shape=graph.nodes[n].avals[0].shape,
             dtype=graph.nodes[n].avals[0].dtype,
             spec=answer.spec(Port(n)),
-            nbytes=float(usage[n][answer.choice[n]]),
+            nbytes=nbytes(n),
         )
         for name, key, n in zip(names, keys, nodes)
     )
 
 
-def _results(answer: Answer, program: Program) -> tuple[Value, ...]:
+def _results(answer: Answer, chip: Chip, program: Program) -> tuple[Value, ...]:
     outputs, ties = answer.formulation.graph.outputs, program.ties()
     names = [f"result {i}" for i in range(len(outputs))]
-    values = _values(answer, names, _keys(program.out_tree), outputs)
+    values = _values(answer, chip, names, _keys(program.out_tree), outputs)
     places = [program.names[ties[i]] if i in ties else "" for i in range(len(outputs))]
     return tuple(v.model_copy(update={"place": place}) for v, place in zip(values, places))
 
