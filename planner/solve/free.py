@@ -1,21 +1,46 @@
-"""The best choice when memory is no object: shrink, bound, fix, and let HiGHS prove what is left."""
+"""The best choice when memory is no object: shrink, bound, look close above the bound, let HiGHS prove what is left."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .marginals import decode, encode
+from .marginals import cells, decode, encode, variables
 from .network import Impossible, Network
 from .ortools import run
 from .search import descend
 from .simplify import simplify
 from .trws import ROUNDING, Messages
 
-TOLERANCE = 1e-6  # relative gap that counts as proven
+PROVEN = 1e-6  # relative gap that counts as proven
+SWEEPS = 96  # most of one network
+STALL = 1e-3  # share of itself by which the bound has to rise in four sweeps
+WINDOWS = 4  # how often to look further above a bound; each time ten times as far
+DEPTH = 3  # how often to look again inside what is left of a window
+VARIABLES = 6000  # of the largest program tried at work 1: the roots of larger ones take many seconds
+NODES = 300  # branch-and-bound nodes of one program at work 1
+DENSE = 1 << 19  # most cells in all at which looking for dominated strategies is quick
 Score = Callable[[Sequence[int]], float]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """When to stop.
+
+    Attributes:
+        nodes: Most branch-and-bound nodes of one program.
+        gap: Relative gap at which to stop.
+    """
+
+    nodes: int = NODES
+    gap: float = PROVEN
+
+    @property
+    def variables(self) -> float:
+        """Of the largest program to try."""
+        return VARIABLES / NODES * self.nodes
 
 
 @dataclass
@@ -23,6 +48,7 @@ class Best:
     """The best choice so far and its seconds (infinite while there is none)."""
 
     score: Score
+    gap: float = PROVEN
     choice: tuple[int, ...] = ()
     seconds: float = np.inf
 
@@ -34,45 +60,87 @@ class Best:
 
     def proven(self, bound: float) -> bool:
         """Whether `bound` shows that nothing is noticeably better."""
-        return self.seconds < np.inf and self.seconds - bound <= TOLERANCE / 4 * abs(self.seconds)
+        return self.seconds < np.inf and self.seconds - bound <= self.gap / 2 * abs(self.seconds)
 
 
-def minimise(net: Network, best: Best, nodes: int) -> float:
-    """Improve `best` to the optimum of a network without loads; returns the proven lower bound.
+def minimise(net: Network, best: Best, effort: Effort, value: float = np.inf, depth: int = DEPTH) -> float:
+    """Improve `best` to the optimum of a network without loads; returns a bound on its choices.
+
+    What the messages show to cost more than a value a little above their bound is left out, which usually leaves next
+    to nothing; if that holds no choice, the value is a bound, and the next one is larger.
 
     Args:
         net: Used up.
         best: Its score is what `net` minimises.
-        nodes: Most branch-and-bound nodes to look at.
+        effort: When to stop.
+        value: No matter what costs more: the bound may be this at most.
+        depth: How often to look again inside what is left.
     """
     try:
-        for effort, cells, dominance in ((24, 1 << 16, False), (24, 1 << 20, True), (48, 1 << 22, True)):
-            simplify(net, cells, dominance)
-            if not net.unary:
-                best.offer(net.lift({}))
-                return min(best.seconds, lowered(net.constant))
-            messages = converge(net, best, effort)
-            if best.proven(messages.bound):
-                return messages.bound
-            messages.settle()
-            fix(net, messages.floor, best.seconds)
-        simplify(net)
-        return exact(net, best, nodes)
+        simplify(net, 1 << 16, dominance=False)
+        if cells(net) <= DENSE:
+            simplify(net, 1 << 20)
+        if not net.unary or variables(net) <= effort.variables / 4 or (depth == 0 and variables(net) <= effort.variables):
+            return exact(net, best, effort)
+        messages, pace = converge(net, best, min(value, best.seconds))
+        return _windows(net, best, effort, value, depth, messages, pace)
     except Impossible:
-        return best.seconds
+        return min(value, best.seconds)
 
 
-def converge(net: Network, best: Best, sweeps: int) -> Messages:
-    """Sweep until the gap is closed, the bound stalls or `sweeps` are done, offering choices on the way."""
-    messages, last = Messages(net), -np.inf
-    for i in range(sweeps):
+def _windows(
+    net: Network, best: Best, effort: Effort, value: float, depth: int, messages: Messages, pace: float
+) -> float:
+    bound, share = messages.bound, max(1e-4, 8 * pace)
+    for i in range(WINDOWS if depth else 0):
+        most = min(value, best.seconds)
+        if best.proven(bound) or bound >= most:
+            break
+        target = min(most, bound + share * 10**i * abs(bound)) if i + 1 < WINDOWS else most
+        left = narrowed(net, messages, target)
+        proven = min(target, minimise(left, best, effort, target, depth - 1)) if left else target
+        bound = max(bound, proven)
+        if proven < min(target, best.seconds):
+            break
+    return bound
+
+
+def narrowed(net: Network, messages: Messages, value: float) -> Network | None:
+    """A copy without what no choice of at most `value` takes; None if nothing is left."""
+    net = net.copy()
+    try:
+        prune(net, messages, value)
+        fix(net, messages.floor, value)
+    except Impossible:
+        return None
+    return net
+
+
+def converge(net: Network, best: Best, most: float) -> tuple[Messages, float]:
+    """Sweep until the gap is closed, nothing of at most `most` is left or the bound stalls, offering choices on the way.
+
+    Returns:
+        The messages, and by what share of itself the bound last rose in four sweeps.
+    """
+    messages, last, pace = Messages(net), -np.inf, np.inf
+    for i in range(SWEEPS):
         bound = messages.sweep()
         if i % 4 == 3 or i == 0:
             best.offer(net.lift(descend(net, messages.round())))
-            if best.proven(bound) or bound - last <= 1e-3 * (best.seconds - bound):
+            pace = (bound - last) / abs(bound) if bound else np.inf
+            if best.proven(bound) or bound >= most or pace <= STALL:
                 break
             last = bound
-    return messages
+    messages.settle()
+    return messages, pace
+
+
+def prune(net: Network, messages: Messages, value: float) -> None:
+    """Rule out the pairs of specs that no choice of at most `value` shows."""
+    for (u, v), floor in messages.cells().items():
+        table = net.near[u][v]
+        net.near[u][v] = replace(table, cost=np.where(floor <= value, table.cost, np.inf))
+        net.near[v][u] = net.near[u][v].T
 
 
 def fix(net: Network, floor: dict[int, np.ndarray], value: float) -> None:
@@ -81,17 +149,17 @@ def fix(net: Network, floor: dict[int, np.ndarray], value: float) -> None:
         net.restrict(n, least <= value)
 
 
-def exact(net: Network, best: Best, nodes: int) -> float:
+def exact(net: Network, best: Best, effort: Effort) -> float:
     """Improve `best` to the optimum of what is left, by branch and bound; returns the bound."""
     if not net.unary:
         best.offer(net.lift({}))
-        return min(best.seconds, lowered(net.constant))
+        return lowered(net.constant)
     unit = abs(best.seconds) if 0 < abs(best.seconds) < np.inf else 1.0
     encoded = encode(net, unit)
-    outcome = run(encoded.program, nodes)
+    outcome = run(encoded.program, effort.nodes, effort.gap / 4)
     if outcome.values is not None:
         best.offer(net.lift(decode(net, encoded, outcome.values)))
-    return min(best.seconds, lowered(outcome.bound * unit))
+    return lowered(outcome.bound * unit)
 
 
 def lowered(value: float) -> float:

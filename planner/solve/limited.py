@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from .free import Best, fix, lowered
+from .free import Best, Effort, fix, lowered, prune
 from .marginals import Encoded, decode, encode, variables, with_rows
 from .memory import Memory
 from .network import Impossible, Network
@@ -19,20 +19,20 @@ Array = np.ndarray
 Line = tuple[Array, Array, float]
 ROUNDS = 200  # of adding rows; each adds at least one that was broken
 EXACT = 1e-7
-NODES = 300  # branch-and-bound nodes of one program at work 1
+NODES = 300
 VARIABLES = 8000  # of the largest program tried at work 1 once a choice fits: larger roots take minutes
 # How far over the bound to look, as a share of it, and to what relative gap.
 WINDOWS = (*((1e-3 * 2**i, 1e-3) for i in range(6)), (np.inf, EXACT))
 SWEEPS = 12  # at the best prices, to make the reduced costs good
 
 
-def minimise_within(pricing: Pricing, nodes: int, rounds: int = 40) -> float:
+def minimise_within(pricing: Pricing, effort: Effort, rounds: int = 40) -> float:
     """Improve the best choice of a pricing to the optimum; returns the bound.
 
     Strategies that the bound shows to cost more than some value are left out, and HiGHS solves the rest. A solution of
     at most that value is optimal; otherwise the value is a new bound, and the next one is larger.
     """
-    best = pricing.best
+    best, nodes = pricing.best, effort.nodes
     try:
         pricing.ascend(rounds)
         if best.proven(pricing.bound):
@@ -68,14 +68,6 @@ def _window(pricing: Pricing, messages: Messages, value: float, nodes: int, gap:
     except Impossible:
         pass
     return value
-
-
-def prune(net: Network, messages: Messages, value: float) -> None:
-    """Rule out the pairs of specs that no choice of at most `value` shows."""
-    for (u, v), floor in messages.cells().items():
-        table = net.near[u][v]
-        net.near[u][v] = replace(table, cost=np.where(floor <= value, table.cost, np.inf))
-        net.near[v][u] = net.near[u][v].T
 
 
 def exact_within(

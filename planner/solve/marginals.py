@@ -94,6 +94,11 @@ def variables(net: Network) -> int:
     return cells + sum(len(cost) for cost in net.unary.values())
 
 
+def cells(net: Network) -> int:
+    """How many cells its tables have."""
+    return sum(table.cost.size for _, _, table in net.pairs())
+
+
 def with_rows(program: Program, lines: list[tuple[Array, Array, float]]) -> Program:
     """The program with rows `values @ z[cols] ≤ high` added."""
     if not lines:

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from .free import TOLERANCE, Best, minimise
-from .limited import NODES, minimise_within
+from .free import NODES, PROVEN, Best, Effort, minimise
+from .limited import minimise_within
 from .memory import Memory
 from .network import Impossible, network
 from .prices import Pricing
@@ -18,7 +18,9 @@ from .simplify import simplify
 Progress = Callable[[str, float, float], None]
 
 
-def solve(problem: Problem, *, work: float = 1.0, progress: Progress | None = None) -> Solution:
+def solve(
+    problem: Problem, *, work: float = 1.0, tolerance: float = PROVEN, progress: Progress | None = None
+) -> Solution:
     """The best choice of a problem, checked by `evaluate` and `peak`, which share no code with this.
 
     Args:
@@ -26,6 +28,7 @@ def solve(problem: Problem, *, work: float = 1.0, progress: Progress | None = No
             and the answer is never worse than the best feasible one.
         work: Scales the branch-and-bound nodes and the largest program allowed. Never a
             time: the same input gives the same answer anywhere.
+        tolerance: Relative gap at which to stop. The bound stays what was proven, and "optimal" means 1e-6 or less.
         progress: Called with the stage, the best seconds so far and the bound.
 
     Returns:
@@ -33,39 +36,39 @@ def solve(problem: Problem, *, work: float = 1.0, progress: Progress | None = No
         such choice needs too much memory, "infeasible" with the least `excess`, and among those the fewest seconds.
     """
     report = progress or (lambda stage, seconds, bound: None)
-    nodes = max(1, int(NODES * work))
+    effort = Effort(max(1, int(NODES * work)), max(tolerance, PROVEN))
     memory = Memory(problem)
-    fits = Best(lambda choice: evaluate(problem, choice) if peak(problem, choice) <= problem.limit else np.inf)
-    free = Best(lambda choice: evaluate(problem, choice))
+    fits = Best(lambda choice: evaluate(problem, choice) if peak(problem, choice) <= problem.limit else np.inf, effort.gap)
+    free = Best(lambda choice: evaluate(problem, choice), effort.gap)
     for start in problem.starts:
         fits.offer(tuple(start))
         free.offer(tuple(start))
-    bound = _unconstrained(problem, free, nodes)
+    bound = _unconstrained(problem, free, effort)
     report("memory ignored", free.seconds, bound)
     if not np.isfinite(free.seconds):
         return Solution(tuple([0] * len(problem.cost)), np.inf, np.inf, "infeasible", np.inf)
     fits.offer(free.choice)
     if fits.proven(bound):
         return _solution(fits, bound)
-    bound = max(bound, _within(problem, memory, fits, free, nodes, report))
+    bound = max(bound, _within(problem, memory, fits, free, effort, report))
     report("memory", fits.seconds, bound)
     if np.isfinite(fits.seconds):
         return _solution(fits, bound)
-    return _least_excess(problem, memory, free, nodes, report)
+    return _least_excess(problem, memory, free, effort, report)
 
 
-def _within(problem: Problem, memory: Memory, best: Best, free: Best, nodes: int, report: Progress) -> float:
+def _within(problem: Problem, memory: Memory, best: Best, free: Best, effort: Effort, report: Progress) -> float:
     try:
         net = simplify(network(problem, memory.member))
         pricing = Pricing(net, memory, best, free.score, report=report)
         for choice in (free.choice, *problem.starts):
             pricing.add(tuple(choice))
-        return minimise_within(pricing, nodes)
+        return minimise_within(pricing, effort)
     except Impossible:
         return best.seconds
 
 
-def _least_excess(problem: Problem, memory: Memory, free: Best, nodes: int, report: Progress) -> Solution:
+def _least_excess(problem: Problem, memory: Memory, free: Best, effort: Effort, report: Progress) -> Solution:
     """When nothing fits: as few bytes over the limit as possible, then as few seconds."""
 
     def excess(choice: Sequence[int]) -> float:
@@ -75,16 +78,16 @@ def _least_excess(problem: Problem, memory: Memory, free: Best, nodes: int, repo
     def within(choice: Sequence[int]) -> float:
         return evaluate(problem, choice) if excess(choice) <= least.seconds else np.inf
 
-    least = Best(excess)
+    least = Best(excess, effort.gap)
     costless = _costless(problem)
     pricing = Pricing(simplify(network(costless, memory.member)), memory, least, free.score, soft=True, report=report)
     pricing.seconds = lambda choice: evaluate(costless, choice)
     pricing.add(free.choice)
-    minimise_within(pricing, nodes)
-    best = Best(within)
+    minimise_within(pricing, effort)
+    best = Best(within, effort.gap)
     best.offer(least.choice)
     relaxed = replace(problem, limit=peak(problem, least.choice))
-    bound = _within(relaxed, Memory(relaxed), best, free, nodes, report)
+    bound = _within(relaxed, Memory(relaxed), best, free, effort, report)
     if least.seconds == 0:
         return _solution(best, bound)
     return Solution(best.choice, best.seconds, min(bound, best.seconds), "infeasible", least.seconds)
@@ -96,14 +99,14 @@ def _costless(problem: Problem) -> Problem:
     return replace(problem, cost=tuple(np.where(np.isfinite(c), 0.0, np.inf) for c in problem.cost), edges=edges)
 
 
-def _unconstrained(problem: Problem, best: Best, nodes: int) -> float:
+def _unconstrained(problem: Problem, best: Best, effort: Effort) -> float:
     none = np.zeros((0, len(problem.cost) + len(problem.edges)))
     try:
-        return minimise(network(problem, none), best, nodes)
+        return minimise(network(problem, none), best, effort)
     except Impossible:
         return np.inf
 
 
 def _solution(best: Best, bound: float) -> Solution:
-    proven = best.seconds - bound <= TOLERANCE * abs(best.seconds)
+    proven = best.seconds - bound <= PROVEN * abs(best.seconds)
     return Solution(best.choice, best.seconds, min(bound, best.seconds), "optimal" if proven else "feasible")
