@@ -2,7 +2,8 @@
 
 `python -m benchmarks.paper.calibrate` fits tpu-v4 on the points of figure 1 for PaLM 540B in bf16 on 64 chips
 (benchmarks.paper.latency.POINTS). Choosing and pricing take turns: the planner chooses layouts with the present
-constants, then the constants that price those layouts best (least mean squared log error) are looked up on a grid, until they stay.
+constants, then the constants that price those layouts best (least mean squared log error) are looked up on a grid,
+until they stay.
 """
 
 from collections.abc import Sequence
