@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from .free import Best, Effort, fix, lowered, prune
+from .fitting import fit
+from .free import Best, Effort, fix, lowered, minimise, prune
 from .marginals import Encoded, decode, encode, variables, with_rows
 from .memory import Memory
 from .network import Impossible, Network
 from .ortools import run
-from .prices import Pricing
+from .prices import CELLS, Pricing
 from .simplify import simplify
 from .trws import Messages
 
@@ -19,21 +21,21 @@ Array = np.ndarray
 Line = tuple[Array, Array, float]
 ROUNDS = 200  # of adding rows; each adds at least one that was broken
 EXACT = 1e-7
-NODES = 300
-VARIABLES = 8000  # of the largest program tried at work 1 once a choice fits: larger roots take minutes
 # How far over the bound to look, as a share of it, and to what relative gap.
 WINDOWS = (*((1e-3 * 2**i, 1e-3) for i in range(6)), (np.inf, EXACT))
 SWEEPS = 12  # at the best prices, to make the reduced costs good
 
 
-def minimise_within(pricing: Pricing, effort: Effort, rounds: int = 40) -> float:
-    """Improve the best choice of a pricing to the optimum; returns the bound.
+def look(pricing: Pricing, effort: Effort, rounds: int = 40, windows: Sequence[tuple[float, float]] = WINDOWS) -> float:
+    """Improve the best choice of a pricing; returns the bound.
 
     Strategies that the bound shows to cost more than some value are left out, and HiGHS solves the rest. A solution of
     at most that value is optimal; otherwise the value is a new bound, and the next one is larger.
     """
-    best, nodes = pricing.best, effort.nodes
+    best = pricing.best
     try:
+        if not pricing.net.loaded() and not pricing.soft:
+            return minimise(pricing.net, best, effort, best.seconds)
         pricing.ascend(rounds)
         if best.proven(pricing.bound):
             return pricing.bound
@@ -42,10 +44,10 @@ def minimise_within(pricing: Pricing, effort: Effort, rounds: int = 40) -> float
     except Impossible:
         return best.seconds
     bound = pricing.bound
-    for share, gap in WINDOWS:
+    for share, gap in windows:
         value = min(best.seconds, bound + share * abs(bound))
-        gap = EXACT if value == best.seconds else gap
-        proven = _window(pricing, messages, value, nodes, gap)
+        gap = max(EXACT, effort.gap / 10) if value == best.seconds else max(gap, effort.gap / 10)
+        proven = _window(pricing, messages, value, effort, gap)
         bound = max(bound, -np.inf if proven is None else proven)
         pricing.report(f"window {share:g}", best.seconds, bound)
         if best.proven(bound) or proven is None:
@@ -53,17 +55,17 @@ def minimise_within(pricing: Pricing, effort: Effort, rounds: int = 40) -> float
     return min(bound, best.seconds)
 
 
-def _window(pricing: Pricing, messages: Messages, value: float, nodes: int, gap: float) -> float | None:
+def _window(pricing: Pricing, messages: Messages, value: float, effort: Effort, gap: float) -> float | None:
     """Look for choices of at most `value`; returns the bound: `value` if there is none, None if too much work."""
     net, best = pricing.net.copy(), pricing.best
     try:
         prune(net, messages, value)
         fix(net, messages.floor, value)
-        simplify(net)
-        if variables(net) > VARIABLES / NODES * nodes and best.seconds < np.inf:
+        simplify(net) if pricing.soft else fit(simplify(net, CELLS, dominance=False), pricing.memory.limit)
+        if variables(net) > effort.variables and best.seconds < np.inf:
             return None
         if net.unary:
-            return min(value, exact_within(net, pricing.memory, best, pricing.price > 0, nodes, gap, pricing.soft))
+            return min(value, exact_within(net, pricing.memory, best, pricing.price > 0, effort.nodes, gap, pricing.soft))
         best.offer(net.lift({}))
     except Impossible:
         pass

@@ -113,6 +113,10 @@ class Network:
         """Each pair once, lower node first."""
         return ((u, v, table) for u in sorted(self.near) for v, table in sorted(self.near[u].items()) if u < v)
 
+    def loaded(self) -> bool:
+        """Whether anything left holds bytes that vary."""
+        return any(self.loads.values()) or any(table.loads for _, _, table in self.pairs())
+
     def join(self, u: int, v: int, table: Table) -> None:
         """Add a table to a pair."""
         if v in self.near[u]:

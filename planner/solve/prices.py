@@ -67,7 +67,9 @@ class Pricing:
             Impossible: Nothing is better than the best choice, or nothing fits at all.
         """
         ceiling = np.inf if self.soft else dearest(self.net)
-        self.price, sent = np.zeros(len(self.net.member)), None
+        sent = None
+        if not len(self.price):
+            self.price = np.zeros(len(self.net.member))
         target, stalled = self.price, 0
         for _ in range(rounds):
             messages = Messages(self.priced(target), sent)
@@ -80,7 +82,7 @@ class Pricing:
             self.report("prices", self.best.seconds, self.bound)
             if self.best.proven(self.bound):
                 return
-            duals, value = self.mix()
+            duals, value, _ = self.mix()
             stalled = 0 if self.bound - before > 1e-4 * abs(value) or len(self.columns) > known else stalled + 1
             if stalled > 3 or value - self.bound <= 1e-5 * abs(value):
                 return
@@ -116,8 +118,8 @@ class Pricing:
         net.constant += float(price @ (self.net.base - self.memory.limit))
         return net
 
-    def mix(self) -> tuple[Array, float]:
-        """Prices at which no mix of the known choices that fits is cheaper, and the seconds of the best mix."""
+    def mix(self) -> tuple[Array, float, Array]:
+        """Prices at which no mix of the known choices that fits is cheaper, its seconds, and the share of each."""
         seconds = np.array([s for s, _ in self.columns.values()])
         over = np.array([rows for _, rows in self.columns.values()]) - self.memory.limit
         tight = np.flatnonzero((over > 0).any(axis=0))
@@ -126,7 +128,8 @@ class Pricing:
         outcome = run(program)
         duals = np.zeros(over.shape[1])
         duals[tight] = np.maximum(-outcome.duals[1:], 0.0) * unit / scale
-        return duals, outcome.bound * unit
+        shares = np.zeros(len(seconds)) if outcome.values is None else outcome.values[:-1]
+        return duals, outcome.bound * unit, shares
 
     def _units(self, seconds: Array, over: Array) -> tuple[float, float]:
         scale = float(np.abs(over).max(initial=0.0)) or 1.0

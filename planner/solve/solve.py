@@ -7,11 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from .fitting import fit
 from .free import NODES, PROVEN, Best, Effort, minimise
-from .limited import minimise_within
+from .branch import minimise_within
+from .limited import look
 from .memory import Memory
 from .network import Impossible, network
-from .prices import Pricing
+from .prices import CELLS, Pricing
 from .problem import Problem, Solution, evaluate, peak
 from .simplify import simplify
 
@@ -59,7 +61,7 @@ def solve(
 
 def _within(problem: Problem, memory: Memory, best: Best, free: Best, effort: Effort, report: Progress) -> float:
     try:
-        net = simplify(network(problem, memory.member))
+        net = fit(simplify(network(problem, memory.member), CELLS, dominance=False), problem.limit)
         pricing = Pricing(net, memory, best, free.score, report=report)
         for choice in (free.choice, *problem.starts):
             pricing.add(tuple(choice))
@@ -83,7 +85,7 @@ def _least_excess(problem: Problem, memory: Memory, free: Best, effort: Effort, 
     pricing = Pricing(simplify(network(costless, memory.member)), memory, least, free.score, soft=True, report=report)
     pricing.seconds = lambda choice: evaluate(costless, choice)
     pricing.add(free.choice)
-    minimise_within(pricing, effort)
+    look(pricing, effort)
     best = Best(within, effort.gap)
     best.offer(least.choice)
     relaxed = replace(problem, limit=peak(problem, least.choice))

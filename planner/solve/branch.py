@@ -1,0 +1,109 @@
+"""Branching on bytes: where prices leave a gap, a load is either small or large, and each case is priced again.
+
+A case rules out what does not fit beside it (`fitting`), and often leaves no row that could run over: then memory is no
+object any more. Cases of the least bound come first, so that the bound of the whole rises as fast as it can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from heapq import heappop, heappush
+
+import numpy as np
+
+from .fitting import fit, most
+from .free import NODES, Effort
+from .limited import WINDOWS, look
+from .network import Array, Impossible, Network
+from .prices import CELLS, Pricing
+from .simplify import simplify
+
+CASES = 40  # most cases at work 1
+ROUNDS = 12  # of new prices in a case
+
+
+def minimise_within(pricing: Pricing, effort: Effort) -> float:
+    """Improve the best choice of a pricing towards the optimum within the limit; returns the bound."""
+    best, closed, count = pricing.best, np.inf, 0
+    cases = [(-np.inf, 0, pricing)]
+    for _ in range(max(1, CASES * effort.nodes // NODES)):
+        if not cases or best.proven(cases[0][0]):
+            break
+        known, at, case = heappop(cases)
+        bound = max(known, look(case, effort, ROUNDS, WINDOWS[-1:]) if at else look(case, effort))
+        if best.proven(bound) or bound >= best.seconds:
+            continue
+        children = split(case)
+        closed = closed if children else min(closed, bound)
+        for child in children:
+            count += 1
+            heappush(cases, (bound, count, child))
+    return min(best.seconds, closed, *(bound for bound, _, _ in cases))
+
+
+def split(pricing: Pricing) -> list[Pricing]:
+    """The cases in which one load holds at most some bytes, and more; those that fit."""
+    found = _parting(pricing)
+    if found is None:
+        return []
+    load, middle = found
+    cases = (lambda b: b <= middle), (lambda b: b > middle)
+    return [child for child in (_case(pricing, load, holds) for holds in cases) if child]
+
+
+def _parting(pricing: Pricing) -> tuple[int, float] | None:
+    """The load on which the choices in the best mix differ by the most seconds, and its mean; else any that varies."""
+    varies = _varying(pricing.net)
+    if not varies:
+        return None
+    weight = pricing.price @ pricing.net.member
+    _, _, shares = pricing.mix()
+    mixed = [(share, c) for share, c in zip(shares, pricing.columns) if share > 1e-6]
+    held = np.array([pricing.memory.loads(c) for _, c in mixed]).reshape(len(mixed), -1)
+    share = np.array([s for s, _ in mixed])
+    mean = share @ held / max(share.sum(), 1e-6)
+    apart = share @ np.abs(held - mean) * weight
+    best = max(varies, key=lambda i: (apart[i], weight[i] * (varies[i][1] - varies[i][0]), -i))
+    low, high = varies[best]
+    return best, float(mean[best]) if low <= mean[best] < high and apart[best] > 0 else (low + high) / 2
+
+
+def _varying(net: Network) -> dict[int, tuple[float, float]]:
+    """The least and the most bytes of each load that varies."""
+    held = {i: b for loads in net.loads.values() for i, b in loads.items()}
+    for _, _, table in net.pairs():
+        held |= {i: b[np.isfinite(table.cost)] for i, b in table.loads.items()}
+    return {i: (float(b.min()), float(b.max())) for i, b in sorted(held.items()) if b.min() < b.max()}
+
+
+def _case(pricing: Pricing, load: int, holds: Callable[[Array], Array]) -> Pricing | None:
+    net = pricing.net.copy()
+    try:
+        keep(net, load, holds)
+        room = most(net, pricing.memory.limit)
+        fit(simplify(net, CELLS, dominance=False), pricing.memory.limit)
+    except Impossible:
+        return None
+    held = {c: pricing.memory.loads(c) for c in pricing.columns}
+    inside = [c for c, b in held.items() if holds(b[load]) and (b <= room).all() and _inside(net, c)]
+    columns = {c: pricing.columns[c] for c in inside}
+    return replace(pricing, net=net, bound=-np.inf, price=pricing.price.copy(), sent={}, columns=columns)
+
+
+def keep(net: Network, load: int, holds: Callable[[Array], Array]) -> None:
+    """Remove what gives a load other bytes."""
+    for n, loads in net.loads.items():
+        if load in loads:
+            net.restrict(n, holds(loads[load]))
+            return
+    for u, v, table in net.pairs():
+        if load in table.loads:
+            cost = np.where(holds(table.loads[load]), table.cost, np.inf)
+            net.near[u][v] = replace(table, cost=cost)
+            net.near[v][u] = net.near[u][v].T
+            return
+
+
+def _inside(net: Network, choice: tuple[int, ...]) -> bool:
+    return all(choice[n] in left for n, left in net.strategies.items())
