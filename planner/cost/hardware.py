@@ -132,9 +132,14 @@ def torus_spans(mesh: Mesh | AbstractMesh) -> tuple[tuple[int, ...], ...] | None
     return tuple(spans)
 
 
+FITTED = (0.75, 0.7, 1.5e-5)
+"""flops_share, hbm_share and overhead of TPUs: fitted on tpu-v4 by benchmarks/paper/calibrate.py, on the 540B bf16 points
+of figure 1 in Pope et al. 2022, and taken for the other TPUs too. GPUs and the CPU stand at their datasheets."""
+
+
 def _tpu(name: str, bf16: float, int8: float, hbm: float, bandwidth: float, fabric: Fabric, mxu: int = 128) -> Machine:
     flops = {"bfloat16": bf16, "float16": bf16, "int8": int8, "float32": bf16 / 4}
-    return Machine(name, Chip(name, flops, hbm, bandwidth, (8, 128), mxu), fabric)
+    return Machine(name, Chip(name, flops, hbm, bandwidth, (8, 128), mxu, *FITTED), fabric)
 
 
 def _gpu(name: str, bf16: float, fp8: float, hbm: float, bandwidth: float, egress: float) -> Machine:
