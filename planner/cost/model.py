@@ -38,5 +38,6 @@ class Roofline:
         return np.maximum(flops / self.chip.rate(dtype), nbytes / (self.chip.hbm_share * self.chip.hbm_bandwidth))
 
     def collective(self, kind: str, nbytes: Array, mask: Array) -> Array:
-        """Seconds of a collective; nothing for no axes."""
-        return COLLECTIVES[kind](nbytes, self.groups[mask]) + self.chip.overhead * (np.asarray(mask) > 0)
+        """Seconds of a collective; nothing for no axes. An all_reduce has the two phases of its halves."""
+        phases = (2 if kind == "all_reduce" else 1) * (np.asarray(mask) > 0)
+        return COLLECTIVES[kind](nbytes, self.groups[mask]) + self.chip.overhead * phases
