@@ -53,6 +53,8 @@ def _checked(spec: Any, shape: Sequence[int], name: str, mesh: MeshShape) -> Par
     """The canonical spec of one value."""
     if spec is None:
         return None
+    if not _is_spec(spec):
+        raise SpecConflictError(f"{name}: {spec!r} is no spec: give a PartitionSpec, a NamedSharding or None")
     spec = spec.spec if isinstance(spec, NamedSharding) else spec
     check_axes(spec, name, mesh)
     if len(spec) > len(shape):
