@@ -8,7 +8,7 @@ from jax.sharding import Mesh, NamedSharding
 from programs import mesh
 
 from benchmarks.models import FAMILIES, materialise
-from planner import autoshard, testing
+from planner import Machine, autoshard, testing
 
 OPTIONS = {
     "decode": {"batch": 8, "context": 16},
@@ -31,7 +31,7 @@ def workload(family: str, kind: str, scan: bool = True):
     return fun, args, jax.jit(fun, compiler_options=QUICK)(*args)
 
 
-def check(family: str, kind: str, on: Mesh, scan: bool = True, machine=testing.EAGER) -> None:
+def check(family: str, kind: str, on: Mesh, scan: bool = True, machine: Machine | str = testing.EAGER) -> None:
     fun, args, plain = workload(family, kind, scan)
     planned = autoshard(fun, mesh=on, machine=machine, donate_argnums=DONATED[kind], compiler_options=QUICK)
     plan = planned.plan(*args)

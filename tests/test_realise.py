@@ -1,0 +1,145 @@
+"""Planned functions among others: in mesh contexts, under transformations, as stages."""
+
+import contextlib
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import P
+from jax.sharding import AxisType, NamedSharding
+from planned import EXPECTED, EXPLICIT, MESH, V, W, X, close, eager, mlp
+
+from planner import testing
+
+
+@pytest.mark.parametrize("given", [EXPLICIT, None])
+def test_explicit_axes_in_context(given):
+    planned = eager(mlp, mesh=given)
+    with jax.set_mesh(EXPLICIT):
+        out = planned(X, W, V)
+        close(out)
+        assert jax.typeof(out).sharding.mesh.axis_types == EXPLICIT.axis_types
+        assert out.sharding.is_equivalent_to(NamedSharding(EXPLICIT, planned.plan(X, W, V).out_specs), 2)
+        x, w = jax.device_put(X, P("x")), jax.device_put(W, P(None, "y"))
+        close(planned(x, w, V) + out, 2 * EXPECTED)
+        slope = jax.grad(lambda x: jnp.sum(planned(x, w, V)))(x)
+        testing.assert_close(jax.grad(lambda x: jnp.sum(mlp(x, W, V)))(X), slope, "gradient", 2e-5)
+
+
+def test_explicit_axes_in_a_jit():
+    with jax.set_mesh(EXPLICIT):
+        x, w = jax.device_put(X, P("x")), jax.device_put(W, P(None, "y"))
+        close(jax.jit(lambda *args: eager(mlp, mesh=EXPLICIT)(*args) * 2)(x, w, V), 2 * EXPECTED)
+        close(jax.jit(lambda *args: eager(mlp)(*args) * 2)(x, w, V), 2 * EXPECTED)
+
+
+def test_an_explicit_mesh_outside_of_any_context():
+    planned = eager(mlp, mesh=EXPLICIT)
+    close(planned(*(jax.device_put(a, NamedSharding(EXPLICIT, P("x"))) for a in (X, W, V))))
+    slope = jax.grad(lambda x: jnp.sum(planned(x, W, V)))(X)
+    testing.assert_close(jax.grad(lambda x: jnp.sum(mlp(x, W, V)))(X), slope, "gradient", 2e-5)
+
+
+def test_one_planned_function_inside_and_outside_of_a_context():
+    planned = eager(mlp, mesh=MESH)
+    for context in (MESH, EXPLICIT, MESH):
+        with jax.set_mesh(context):
+            close(planned(X, W, V) + 1, EXPECTED + 1)
+    close(planned(X, W, V) + 1, EXPECTED + 1)
+
+
+def test_make_mesh_is_accepted_as_it_comes():
+    made = jax.make_mesh((2, 4), ("x", "y"))
+    assert set(made.axis_types) == {AxisType.Explicit}
+    close(eager(mlp, mesh=made)(X, W, V))
+
+
+def test_arguments_that_lie_elsewhere_are_moved_and_the_log_says_so(caplog):
+    planned = eager(mlp, mesh=MESH, in_shardings=(P("x"), None, None))
+    x = jax.device_put(X, NamedSharding(MESH, P(None, "y")))
+    with caplog.at_level(logging.INFO, "planner"):
+        close(planned(x, W, V))
+    assert "x is resharded from" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "planner"):
+        close(planned(jax.device_put(X, NamedSharding(MESH, P("x"))), W, V))
+    assert "x is resharded" not in caplog.text
+
+
+def test_trace_lower_compile_give_stages():
+    planned = eager(mlp, mesh=MESH)
+    assert isinstance(planned.trace(X, W, V), jax.stages.Traced)
+    lowered = planned.lower(X, W, V)
+    assert isinstance(lowered, jax.stages.Lowered)
+    assert isinstance(lowered.compile(), jax.stages.Compiled)
+    assert "mlp" in lowered.as_text()
+
+
+def test_compiler_options_reach_the_compiler():
+    with pytest.raises(Exception, match="no_such_option"):
+        eager(mlp, mesh=MESH, compiler_options={"no_such_option": 1})(X, W, V)
+
+
+def test_collectives_of_the_plan_are_in_the_program():
+    planned = eager(mlp, mesh=MESH, in_shardings=(P(None, "x"), P("x"), P()), out_shardings=P())
+    assert "all_reduce" in {c.kind for c in planned.plan(X, W, V).collectives}
+    assert "all-reduce" in planned.lower(X, W, V).compile().as_text()
+
+
+def loss(x, w, v):
+    return jnp.sum(mlp(x, w, v) ** 2)
+
+
+CONTEXTS = pytest.mark.parametrize("context", [MESH, EXPLICIT, None], ids=["auto", "explicit", "none"])
+SLOPES = jax.grad(loss, argnums=(0, 1, 2))(X, W, V)
+
+
+def around(context):
+    return contextlib.nullcontext() if context is None else jax.set_mesh(context)
+
+
+@CONTEXTS
+@pytest.mark.parametrize("where", [P(), P("x"), P(None, "y")])
+@pytest.mark.parametrize("jit", [jax.jit, lambda fun: fun])
+def test_grad_of_a_planned_function(context, where, jit):
+    planned = eager(mlp, mesh=MESH, in_shardings=(P("x"), None, None), out_shardings=P("y"))
+    args = [jax.device_put(a, NamedSharding(context or MESH, where)) for a in (X, W, V)]
+    with around(context):
+        found = jit(jax.grad(lambda *args: jnp.sum(planned(*args) ** 2), argnums=(0, 1, 2)))(*args)
+    testing.assert_close(SLOPES, found, "gradient", 2e-5)
+
+
+@pytest.mark.parametrize("context", [MESH, EXPLICIT])
+def test_transformations_of_a_bare_decorator(context):
+    planned = eager(mlp)
+    with around(context):
+        found = jax.grad(lambda *args: jnp.sum(planned(*args) ** 2), argnums=(0, 1, 2))(X, W, V)
+        testing.assert_close(SLOPES, found, "gradient", 2e-5)
+        close(jax.jit(lambda *args: planned(*args))(X, W, V))
+        close(jax.vmap(planned, (0, None, None))(np.stack([X, X]), W, V)[1])
+
+
+def test_a_custom_derivative_survives_planning():
+    @jax.custom_vjp
+    def odd(x):
+        return x * 2.0
+
+    odd.defvjp(lambda x: (odd(x), None), lambda _, ct: (ct * 7.0,))
+    slope = jax.grad(lambda x: jnp.sum(eager(lambda x: odd(x) + 1, mesh=MESH)(x)))(X)
+    close(slope, np.full_like(X, 7.0))
+
+
+def test_vmap_of_a_planned_function():
+    xs = np.stack([X, X + 1])
+    close(jax.vmap(eager(mlp, mesh=MESH), in_axes=(0, None, None))(xs, W, V), jax.vmap(mlp, (0, None, None))(xs, W, V))
+
+
+def test_jit_around_a_planned_function():
+    close(jax.jit(lambda *args: eager(mlp, mesh=MESH)(*args) + 1)(X, W, V), EXPECTED + 1)
+
+
+def test_a_planned_function_in_a_planned_function():
+    inner = eager(mlp, mesh=MESH)
+    close(eager(lambda x, w, v: inner(x, w, v) * 2, mesh=MESH)(X, W, V), EXPECTED * 2)
