@@ -94,7 +94,7 @@ def test_an_abstract_mesh_plans_but_does_not_run():
 
 
 def test_an_abstract_mesh_has_no_machine():
-    with pytest.raises(errors.UnknownMachineError, match="name a machine, one of .*tpu-v4"):
+    with pytest.raises(errors.UnknownMachineError, match=r"name a machine, one of .*tpu-v4"):
         autoshard(mlp, mesh=ABSTRACT).plan(X, W, V)
 
 
@@ -298,7 +298,7 @@ def test_a_known_program_has_no_notes():
 
 
 def test_an_unknown_machine():
-    with pytest.raises(errors.UnknownMachineError, match="no machine 'tpu-v99'; presets are .*tpu-v4"):
+    with pytest.raises(errors.UnknownMachineError, match=r"no machine 'tpu-v99'; presets are .*tpu-v4"):
         autoshard(mlp, mesh=MESH, machine="tpu-v99")(X, W, V)
 
 
