@@ -45,7 +45,7 @@ def autoshard(
         fun: The function; left out when used as a decorator with keywords.
         mesh: A Mesh of any devices, also compile-only ones; an AbstractMesh plans but does not run. By default the mesh
             in context at the first call.
-        machine: A preset's name or a Machine; by default that of the mesh's devices.
+        machine: A preset's name, a machine file or a Machine; by default that of the mesh's devices.
         plan: A plan to replay instead of solving.
         in_shardings: Specs that arguments must have, pytree prefixes as in `jax.jit`; None leaves them to the planner.
         out_shardings: Likewise for results.

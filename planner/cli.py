@@ -16,7 +16,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from planner import report
-from planner.cost.hardware import PRESETS, Fabric, Machine
+from planner.cost.hardware import PRESETS, Fabric, Machine, machine_named
 from planner.errors import MeshError, PlanError
 from planner.make import make_plan
 from planner.plan import Plan
@@ -50,7 +50,7 @@ app = typer.Typer(
 def plan(
     workload: Annotated[str, typer.Argument(help="MODULE:NAME of a callable that returns (fun, abstract_args).")],
     mesh: Annotated[str, typer.Option(help="Axes of the mesh, such as x=4,y=4,z=4.")],
-    machine: Annotated[str, typer.Option(help="A preset; see `meshplan machines`.")],
+    machine: Annotated[str, typer.Option(help="A preset, see `meshplan machines`, or a .toml or .json file.")],
     out: Annotated[File | None, typer.Option("-o", "--out", help="Where to write the plan.")] = None,
     donate: Annotated[list[str] | None, typer.Option(help="An argument that is donated, such as a cache.")] = None,
     memory_limit: Annotated[float | None, typer.Option(min=1e-3, help="GB per chip to use; all by default.")] = None,
@@ -97,17 +97,22 @@ def compare(
 
 
 @app.command()
-def machines() -> None:
-    """List the machines there are presets of."""
+def machines(
+    show: Annotated[str | None, typer.Option(help="A preset to print as a file, to make one's own from.")] = None,
+) -> None:
+    """List the machines there are presets of, or print one as a file for --machine."""
+    if show is not None:
+        print(machine_named(show).toml(), end="")
+        return
     table = Table(title="Machines, per chip", title_justify="left", caption_justify="left")
     for name in ("name", "bf16 FLOP/s", "int8 FLOP/s", "memory", "memory bandwidth", "links"):
         table.add_column(name, justify="left" if name in ("name", "links") else "right")
     for preset in PRESETS.values():
         table.add_row(*_machine_row(preset))
     print(report.text(table, _width()))
-    print(
-        "Dense peaks from the vendors' datasheets; TPUs as collected in jax-ml.github.io/scaling-book. cpu is a guess."
-    )
+    print("Dense peaks. Sources (scaling-book is jax-ml.github.io/scaling-book):")
+    for preset in PRESETS.values():
+        print(f"  {preset.name}: {preset.source}")
 
 
 @app.command()
@@ -191,9 +196,9 @@ def _machine_row(machine: Machine) -> tuple[str, ...]:
 
 def _links(fabric: Fabric) -> str:
     link = f"{fabric.link / GB:g} GB/s"
+    beyond = f", {fabric.outer / GB:g} GB/s beyond {fabric.node}" if fabric.outer else ""
     if fabric.torus:
-        return f"{fabric.torus}-D torus, {link} a link and direction, wraps at multiples of {fabric.wraps}"
-    beyond = f", {fabric.outer / GB:g} GB/s beyond {fabric.node} devices" if fabric.outer else ""
+        return f"{fabric.torus}-D torus, {link} a link and direction, wraps at multiples of {fabric.wraps}{beyond}"
     return f"switch, {link} a device{beyond}"
 
 

@@ -9,6 +9,10 @@ class UnknownMachineError(PlanError):
     """No preset has this name and it is no Machine."""
 
 
+class MachineFileError(PlanError):
+    """The file of a machine cannot be read, or its keys or numbers make no machine."""
+
+
 class MeshError(PlanError):
     """The mesh cannot be used: no axes, an unknown axis name, or an axis that divides nothing."""
 

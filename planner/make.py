@@ -41,7 +41,8 @@ def make_plan(
         fun: Any function that `jax.jit` takes.
         *args: Its arguments, arrays or `jax.ShapeDtypeStruct`s.
         mesh: A Mesh of any devices or an AbstractMesh; by default the mesh in context.
-        machine: A preset's name (`meshplan machines`) or a Machine; by default that of the mesh's devices.
+        machine: A preset's name (`meshplan machines`), a machine file (`Machine.load`) or a Machine; by default that
+            of the mesh's devices.
         in_shardings: Specs that arguments must have, a pytree prefix as in `jax.jit`; None leaves a value to the
             planner.
         out_shardings: Likewise for results.

@@ -2,7 +2,7 @@
 
 `nbytes` is always what one device holds where it holds most: the *output* of an all_gather, the *input* of a
 reduce_scatter, so that all_reduce = reduce_scatter + all_gather.  Pope et al. 2022, appendix A.1; Chan et al. 2007.
-On a torus bandwidth adds up over the axes that a collective spans (jax-ml/scaling-book, "sharding").
+What several axes carry together: `planner.cost.fabric`.
 
 Arguments are numbers or arrays alike: a `Groups` holds one entry per set of mesh axes, indexed by mask.
 """
@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from planner.cost.hardware import Link
+from planner.cost import fabric
+from planner.cost.fabric import Link
 
 Array = np.ndarray
 Numbers = Array | float
@@ -27,15 +28,18 @@ class Groups:
         bandwidth: Bytes/s that a device sends, over all axes of the set.
         latency: Seconds for the farthest hop.
         exchange: Seconds per byte of an all_to_all.
+        drain: Seconds per byte to a single other device.
     """
 
     size: Array
     bandwidth: Array
     latency: Array
     exchange: Array
+    drain: Array
 
     def __getitem__(self, mask: "int | Array") -> "Groups":
-        return Groups(self.size[mask], self.bandwidth[mask], self.latency[mask], self.exchange[mask])
+        of = (self.size, self.bandwidth, self.latency, self.exchange, self.drain)
+        return Groups(*(values[mask] for values in of))
 
 
 SKEW = 1e-5
@@ -44,24 +48,16 @@ SKEW = 1e-5
 
 def groups(links: Sequence[Link]) -> Groups:
     """Groups of every set of mesh axes."""
-    links = [
-        replace(link, bandwidth=link.bandwidth * (1 + SKEW * i), hop=link.hop * (1 - SKEW * i))
-        for i, link in enumerate(links)
-    ]
-    sets = [[link for i, link in enumerate(links) if mask >> i & 1] for mask in range(1 << len(links))]
-    return Groups(
-        np.array([np.prod([link.size for link in s]) for s in sets]),
-        np.array([_bandwidth(s) for s in sets]),
-        np.array([sum(link.diameter * link.hop for link in s) for s in sets]),
-        np.array([max((link.exchange / link.bandwidth for link in s), default=0.0) for s in sets]),
-    )
+    wires = [[_told_apart(wire, i) for wire in link.wires()] for i, link in enumerate(links)]
+    sets = [[axis for axis in range(len(links)) if mask >> axis & 1] for mask in range(1 << len(links))]
+    joint = [[wire for axis in axes for wire in wires[axis]] for axes in sets]
+    laws = (fabric.bandwidth, fabric.latency, fabric.exchange, fabric.drain)
+    size = np.array([np.prod([links[axis].size for axis in axes]) for axes in sets])
+    return Groups(size, *(np.array([law(wires) for wires in joint]) for law in laws))
 
 
-def _bandwidth(links: Sequence[Link]) -> float:
-    """Torus axes work side by side; behind a switch the slowest axis is the limit."""
-    if not links:
-        return np.inf
-    return min(link.bandwidth for link in links) if links[0].switched else sum(link.bandwidth for link in links)
+def _told_apart(link: Link, axis: int) -> Link:
+    return replace(link, bandwidth=link.bandwidth * (1 + SKEW * axis), hop=link.hop * (1 - SKEW * axis))
 
 
 def all_gather(nbytes: Numbers, group: Groups) -> Array:
@@ -86,7 +82,7 @@ def all_to_all(nbytes: Numbers, group: Groups) -> Array:
 
 def permute(nbytes: Numbers, group: Groups) -> Array:
     """Seconds to send all `nbytes` of each device to one other device of the group, whichever it is."""
-    return np.where(group.size > 1, nbytes * np.maximum(group.exchange, 1 / group.bandwidth) + group.latency, 0.0)
+    return nbytes * np.maximum(group.exchange, group.drain) + group.latency
 
 
 COLLECTIVES: Mapping[str, Callable[[Numbers, Groups], Array]] = {

@@ -1,0 +1,136 @@
+"""Wires between chips: the fabric as data, links, and what several links carry together.
+
+Bandwidth adds up over the axes of a torus; a switch is as fast as its slowest axis. Beyond the domain, a
+slice or a node, lies a slower network; a collective over both levels takes as long as its slower level.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import inf, prod
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0)]
+
+
+@dataclass(frozen=True)
+class Fabric:
+    """What lies between chips.
+
+    Attributes:
+        link: Bytes/s of one link, one direction (torus), or a device's egress into the switch.
+        hop: Seconds per hop.
+        torus: Number of torus axes; 0 for a switch.
+        wraps: A torus axis closes into a ring when its length is a multiple of this; 0 for never.
+        node: Devices of one domain (a slice of a torus, a node behind one switch); beyond it, `outer` counts.
+        outer: Bytes/s per device between domains: data-center network, InfiniBand. 0 where there is none.
+        outer_hop: Seconds per hop between domains.
+        cubes: Torus axes close only where all of them have such a length.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    link: Positive
+    hop: Positive = 1e-6
+    torus: Count = 0
+    wraps: Count = 0
+    node: Annotated[int, Field(gt=0)] = 1 << 30
+    outer: Amount = 0.0
+    outer_hop: Positive = 1e-5
+    cubes: bool = False
+
+
+@dataclass(frozen=True)
+class Link:
+    """How one mesh axis is wired.
+
+    Attributes:
+        size: Number of devices along the axis; for a part, along that part. Uneven domains make fractions.
+        bandwidth: Bytes/s that a device can send along the axis in a collective, all directions together.
+        diameter: Hops between the two farthest devices.
+        hop: Seconds per hop.
+        exchange: Seconds of an all_to_all in units of its bytes over `bandwidth`: a ring's middle carries a quarter of
+            all bytes each way, size/4; a switch sends to each of the others once, 1 - 1/size.
+        switched: All pairs are equally near (NVLink, InfiniBand) rather than on a ring.
+        line: Links of one name follow the same wires; a link without a name has its own.
+        outer: Between domains rather than within one.
+        parts: The links that the axis is made of, where it is more than one.
+    """
+
+    size: float
+    bandwidth: float
+    diameter: int
+    hop: float
+    exchange: float
+    switched: bool = False
+    line: str = ""
+    outer: bool = False
+    parts: tuple["Link", ...] = ()
+
+    def wires(self) -> tuple["Link", ...]:
+        """The links it is made of, without those that join nothing."""
+        return tuple(part for part in self.parts or (self,) if part.size > 1)
+
+
+def joined(links: Sequence[Link]) -> Link:
+    """Several links that one mesh axis follows, as one."""
+    if len(links) == 1:
+        return links[0]
+    rate, hops = bandwidth(links), sum(link.diameter for link in links)
+    switched = all(link.switched for link in links)
+    size = prod(link.size for link in links)
+    return Link(size, rate, hops, latency(links) / hops, exchange(links) * rate, switched, parts=tuple(links))
+
+
+def bandwidth(links: Sequence[Link]) -> float:
+    """Bytes/s such that an all_gather of V bytes takes V·(1 - 1/devices)/bandwidth; infinite for no links.
+
+    Two levels, g devices in each of M domains: V·max((g-1)/(g·W), (M-1)/(M·g·outer)), as all g devices of a domain
+    share what comes in. jax-ml/scaling-book, "gpus": V·max[(D-1)/(D·W)] over the levels of a tree.
+    """
+    near, far = _inner(links), [link for link in links if link.outer]
+    if not far:
+        return near
+    g, m = (prod(link.size for link in links if link.outer is outer) for outer in (False, True))
+    return (1 - 1 / (g * m)) / max((1 - 1 / g) / near, (1 - 1 / m) / (g * _slowest(far)))
+
+
+def latency(links: Sequence[Link]) -> float:
+    """Seconds for the farthest hop."""
+    return sum(link.diameter * link.hop for link in links)
+
+
+def exchange(links: Sequence[Link]) -> float:
+    """Seconds per byte of an all_to_all: that of the slowest link, as each link crosses its own middle."""
+    return max((link.exchange / link.bandwidth for link in links), default=0.0)
+
+
+def drain(links: Sequence[Link]) -> float:
+    """Seconds per byte that a device sends to a single other one: by the torus or switch, or out of the domain."""
+    return max(1 / _inner(links), 1 / _slowest([link for link in links if link.outer]))
+
+
+def _inner(links: Sequence[Link]) -> float:
+    near = [link for link in links if not link.outer]
+    if any(link.switched for link in near):
+        return _slowest(near)
+    return sum(map(_line, _lines(near))) if near else inf
+
+
+def _slowest(links: Sequence[Link]) -> float:
+    return min((link.bandwidth for link in links), default=inf)
+
+
+def _line(links: Sequence[Link]) -> float:
+    """Mesh axes that share the wires of one torus axis: each device gets what the farthest reaching leaves it."""
+    devices = prod(link.size for link in links)
+    return min(link.bandwidth * (devices / link.size) for link in links)
+
+
+def _lines(links: Sequence[Link]) -> Iterator[list[Link]]:
+    yield from ([link] for link in links if not link.line)
+    for name in dict.fromkeys(link.line for link in links if link.line):
+        yield [link for link in links if link.line == name]

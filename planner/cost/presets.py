@@ -1,0 +1,97 @@
+"""The machines there are presets of: numbers, each with its source. Dense peaks, without sparsity.
+
+"scaling-book" is jax-ml.github.io/scaling-book. Hops between TPUs: about 1 µs (its chapter "sharding"). Hops of GPUs:
+NCCL's tuning table (src/graph/tuning.cc: NVLink 0.5 to 3.4 µs, a tree over the network 5 µs). Hops over a data-center
+network: an assumption, 10 µs.
+"""
+
+from collections.abc import Mapping
+
+from planner.cost.fabric import Fabric
+from planner.cost.machine import Chip, Machine
+
+GIB = 1024.0**3
+BOOK = 'scaling-book, "tpus"'
+
+FITTED = (0.75, 0.7, 1.5e-5)
+"""flops_share, hbm_share and overhead of TPUs: fitted on tpu-v4 by benchmarks/paper/calibrate.py, on the 540B bf16 points
+of figure 1 in Pope et al. 2022, and taken for the other TPUs too. GPUs and the CPU stand at their datasheets."""
+
+
+def _tpu(
+    name: str, bf16: float, int8: float, hbm: float, bandwidth: float, fabric: Fabric, source: str, mxu: int = 128
+) -> Machine:
+    flops = {"bfloat16": bf16, "float16": bf16, "int8": int8, "float32": bf16 / 4}
+    return Machine(name, Chip(name, flops, hbm, bandwidth, (8, 128), mxu, *FITTED), fabric, source)
+
+
+def _gpu(name: str, bf16: float, int8: float, hbm: float, bandwidth: float, egress: float, nic: float) -> Machine:
+    flops = {"bfloat16": bf16, "float16": bf16, "int8": int8, "float32": bf16 / 2}
+    if name != "a100":
+        flops["float8_e4m3fn"] = int8
+    fabric = Fabric(egress, 2e-6, node=8, outer=nic, outer_hop=5e-6)
+    source = f"NVIDIA {name.upper()} datasheet (SXM); nodes of 8 with {nic * 8e-9:g} Gb/s InfiniBand per GPU, as in DGX"
+    return Machine(name, Chip(name, flops, hbm, bandwidth), fabric, source)
+
+
+def _cube(link: float, chips: int) -> Fabric:
+    return Fabric(link, torus=3, wraps=4, node=chips, outer=6.25e9, cubes=True)
+
+
+def _plane(link: float, outer: float) -> Fabric:
+    return Fabric(link, torus=2, wraps=16, node=256, outer=outer)
+
+
+PRESETS: Mapping[str, Machine] = {
+    m.name: m
+    for m in (
+        _tpu(
+            "tpu-v3",  # JAX calls a core a device: half a chip, and a core's half of the chip's links
+            61.5e12,
+            61.5e12,
+            16 * GIB,
+            4.5e11,
+            Fabric(50e9, torus=2, wraps=32, node=2048, outer=3.125e9),
+            f"per core, half a chip: cloud.google.com/tpu/docs/v3; links, network: {BOOK}",
+        ),
+        _tpu(
+            "tpu-v4",
+            275e12,
+            275e12,
+            32 * GIB,
+            1.2e12,
+            _cube(45e9, 4096),
+            f"cloud.google.com/tpu/docs/v4 and {BOOK}",
+        ),
+        _tpu("tpu-v5e", 197e12, 394e12, 16 * GIB, 8.1e11, _plane(45e9, 3.125e9), BOOK),
+        _tpu(
+            "tpu-v5p",
+            459e12,
+            918e12,
+            95 * GIB,
+            2.765e12,
+            _cube(90e9, 8960),
+            f"cloud.google.com/tpu/docs/v5p and {BOOK}",
+        ),
+        _tpu(
+            "tpu-v6e",
+            918e12,
+            1836e12,
+            32 * GIB,
+            1.64e12,
+            _plane(90e9, 12.5e9),
+            f"cloud.google.com/tpu/docs/v6e and {BOOK}",
+            mxu=256,
+        ),
+        _gpu("a100", 312e12, 624e12, 80e9, 2.039e12, 300e9, 25e9),
+        _gpu("h100", 989e12, 1979e12, 80e9, 3.35e12, 450e9, 50e9),
+        _gpu("h200", 989e12, 1979e12, 141e9, 4.8e12, 450e9, 50e9),
+        _gpu("b200", 2250e12, 4500e12, 192e9, 8.0e12, 900e9, 50e9),
+        Machine(
+            "cpu",
+            Chip("cpu", {"float32": 1e11}, 16 * GIB, 2e10),
+            Fabric(1e10, 5e-6),
+            "a rough guess, not measured: for simulated devices, where only the shape of a plan counts",
+        ),
+    )
+}
