@@ -10,19 +10,20 @@ from dataclasses import replace
 
 import numpy as np
 
+from .marginals import cells
 from .network import Array, Impossible, Network
-from .simplify import simplify
+from .simplify import DENSE, simplify
 from .trws import ROUNDING
 
 
-def fit(net: Network, limit: float, dominance: bool = True) -> Network:
+def fit(net: Network, limit: float) -> Network:
     """Shrink `net` in place by its memory rows and everything else, until nothing more applies; also returned.
 
     Raises:
         Impossible: Nothing fits.
     """
     while _narrow(net, limit) | _loosen(net, limit):
-        simplify(net, dominance=dominance)
+        simplify(net, dominance=cells(net) <= DENSE)
     return net
 
 

@@ -11,17 +11,16 @@ from .marginals import cells, decode, encode, variables
 from .network import Impossible, Network
 from .ortools import run
 from .search import descend
-from .simplify import simplify
+from .simplify import DENSE, simplify
 from .trws import ROUNDING, Messages
 
 PROVEN = 1e-6  # relative gap that counts as proven
 SWEEPS = 96  # most of one network
-STALL = 1e-3  # share of itself by which the bound has to rise in four sweeps
+STALL = 2e-3  # share of itself by which the bound has to rise in four sweeps; an eighth in each window
 WINDOWS = 4  # how often to look further above a bound; each time ten times as far
 DEPTH = 3  # how often to look again inside what is left of a window
 VARIABLES = 6000  # of the largest program tried at work 1: the roots of larger ones take many seconds
 NODES = 300  # branch-and-bound nodes of one program at work 1
-DENSE = 1 << 19  # most cells in all at which looking for dominated strategies is quick
 Score = Callable[[Sequence[int]], float]
 
 
@@ -63,7 +62,7 @@ class Best:
         return self.seconds < np.inf and self.seconds - bound <= self.gap / 2 * abs(self.seconds)
 
 
-def minimise(net: Network, best: Best, effort: Effort, value: float = np.inf, depth: int = DEPTH) -> float:
+def minimise(net: Network, best: Best, effort: Effort, value: float = np.inf, known: Messages | None = None, depth: int = DEPTH) -> float:
     """Improve `best` to the optimum of a network without loads; returns a bound on its choices.
 
     What the messages show to cost more than a value a little above their bound is left out, which usually leaves next
@@ -74,6 +73,7 @@ def minimise(net: Network, best: Best, effort: Effort, value: float = np.inf, de
         best: Its score is what `net` minimises.
         effort: When to stop.
         value: No matter what costs more: the bound may be this at most.
+        known: Messages of a network that `net` is left of.
         depth: How often to look again inside what is left.
     """
     try:
@@ -82,7 +82,8 @@ def minimise(net: Network, best: Best, effort: Effort, value: float = np.inf, de
             simplify(net, 1 << 20)
         if not net.unary or variables(net) <= effort.variables / 4 or (depth == 0 and variables(net) <= effort.variables):
             return exact(net, best, effort)
-        messages, pace = converge(net, best, min(value, best.seconds))
+        start = Messages(net, known.carried(net) if known else None)
+        messages, pace = converge(start, best, min(value, best.seconds), STALL / 8 ** (DEPTH - depth))
         return _windows(net, best, effort, value, depth, messages, pace)
     except Impossible:
         return min(value, best.seconds)
@@ -91,14 +92,14 @@ def minimise(net: Network, best: Best, effort: Effort, value: float = np.inf, de
 def _windows(
     net: Network, best: Best, effort: Effort, value: float, depth: int, messages: Messages, pace: float
 ) -> float:
-    bound, share = messages.bound, max(1e-4, 8 * pace)
+    bound, share = messages.bound, max(1e-5, 8 * pace)
     for i in range(WINDOWS if depth else 0):
         most = min(value, best.seconds)
         if best.proven(bound) or bound >= most:
             break
         target = min(most, bound + share * 10**i * abs(bound)) if i + 1 < WINDOWS else most
         left = narrowed(net, messages, target)
-        proven = min(target, minimise(left, best, effort, target, depth - 1)) if left else target
+        proven = min(target, minimise(left, best, effort, target, messages, depth - 1)) if left else target
         bound = max(bound, proven)
         if proven < min(target, best.seconds):
             break
@@ -116,19 +117,19 @@ def narrowed(net: Network, messages: Messages, value: float) -> Network | None:
     return net
 
 
-def converge(net: Network, best: Best, most: float) -> tuple[Messages, float]:
+def converge(messages: Messages, best: Best, most: float, stall: float) -> tuple[Messages, float]:
     """Sweep until the gap is closed, nothing of at most `most` is left or the bound stalls, offering choices on the way.
 
     Returns:
         The messages, and by what share of itself the bound last rose in four sweeps.
     """
-    messages, last, pace = Messages(net), -np.inf, np.inf
+    net, last, pace = messages.net, -np.inf, np.inf
     for i in range(SWEEPS):
         bound = messages.sweep()
         if i % 4 == 3 or i == 0:
             best.offer(net.lift(descend(net, messages.round())))
             pace = (bound - last) / abs(bound) if bound else np.inf
-            if best.proven(bound) or bound >= most or pace <= STALL:
+            if best.proven(bound) or bound >= most or pace <= stall:
                 break
             last = bound
     messages.settle()

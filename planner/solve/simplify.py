@@ -12,6 +12,7 @@ import numpy as np
 from .network import Array, Impossible, Network, Table, joint
 
 CELLS = 1 << 21  # most cells a degree-two elimination may look at
+DENSE = 1 << 19  # most cells in all at which looking for dominated strategies is quick
 
 
 def simplify(net: Network, cells: int = CELLS, dominance: bool = True) -> Network:
@@ -204,4 +205,4 @@ def _remember(net: Network, n: int, on: tuple[int, ...], best: Array) -> None:
     net.lifts.append(lift)
 
 
-__all__ = ["CELLS", "Impossible", "consistent", "eliminate", "merge", "settle", "simplify", "undominated"]
+__all__ = ["CELLS", "DENSE", "Impossible", "consistent", "eliminate", "merge", "settle", "simplify", "undominated"]

@@ -30,12 +30,13 @@ class _Link:
     order: Array | None
     starts: Array
 
-    def collect(self, sent: Array) -> Array:
-        """What the table can give each strategy of `here`, after `sent` went to `there`."""
+    def collect(self, sent: Array, scratch: Array) -> Array:
+        """What the table can give each strategy of `here`, after `sent` went to `there`; `scratch` has room for it."""
         spare = -sent
         if self.order is not None:
             spare = np.minimum.reduceat(spare[self.order], self.starts)
-        return (self.cost + spare[:, None]).min(axis=0)[self.index]
+        total = scratch[: self.cost.size].reshape(self.cost.shape)
+        return np.add(self.cost, spare[:, None], out=total).min(axis=0)[self.index]
 
 
 def _link(there: int, here: int, table: Table) -> _Link:
@@ -89,6 +90,8 @@ class Messages:
         self.order = sorted(n for n in net.unary if n not in hung)
         near = {n: [m for m in sorted(net.near[n]) if m not in hung] for n in self.order}
         self.links = {n: [_link(m, n, net.near[n][m].T) for m in near[n]] for n in self.order}
+        cells = (link.cost.size for links in self.links.values() for link in links)
+        self._scratch = np.empty(max(cells, default=0))
         known = sent or {}
         zeros = {n: np.zeros(len(self.unary[n])) for n in self.order}
         self.sent = {(m, n): known.get((m, n), zeros[n]) for n in self.order for m in near[n]}
@@ -115,6 +118,11 @@ class Messages:
             queue += [m] if len(left[m]) == 1 else []
         return leaves
 
+    def carried(self, net: Network) -> dict[tuple[int, int], Array]:
+        """The messages for what is left in `net` of the network."""
+        kept = {n: np.isin(self.net.strategies[n], left) for n, left in net.strategies.items()}
+        return {(m, n): sent[kept[n]] for (m, n), sent in self.sent.items() if m in kept and n in kept}
+
     def settle(self) -> None:
         """Bring the floors of the leaves up to date."""
         for leaf in reversed(self.leaves):
@@ -140,7 +148,7 @@ class Messages:
             if (link.there > n) == ahead:
                 onward.append(key)
             else:
-                self.sent[key] = link.collect(self.sent[n, link.there])
+                self.sent[key] = link.collect(self.sent[n, link.there], self._scratch)
             total += self.sent[key]
         least = float(total.min())
         reduced[n] = total - least
@@ -158,7 +166,7 @@ class Messages:
             value += float((self.unary[n] + sum(self.sent[link.there, n] for link in self.links[n])).min())
             for link in self.links[n]:
                 if link.there < n:
-                    value += float((link.collect(self.sent[n, link.there]) - self.sent[link.there, n]).min())
+                    value += float((link.collect(self.sent[n, link.there], self._scratch) - self.sent[link.there, n]).min())
         return value
 
     def round(self) -> dict[int, int]:
