@@ -1,0 +1,64 @@
+"""The paper's numbers, held: Pope et al. 2022."""
+
+import numpy as np
+import pytest
+
+from benchmarks.paper import attention, figure3, latency, table1
+from planner.cost.hardware import PRESETS
+
+
+@pytest.mark.parametrize("name", figure3.PAPER)
+@pytest.mark.parametrize("i", [0, 2, 4, 6])
+def test_volumes_of_figure_3(name: str, i: int):
+    """All four printed digits."""
+    assert figure3.volume_of(name, figure3.TOKENS[i]) / 1e9 == pytest.approx(figure3.PAPER[name][i], rel=5e-4)
+
+
+@pytest.mark.parametrize(("a", "b", "tokens"), figure3.CROSSOVERS)
+def test_crossovers_of_figure_3(a: str, b: str, tokens: int):
+    assert figure3.crossover(a, b) == pytest.approx(tokens, rel=1e-9)
+
+
+@pytest.mark.parametrize("chips", [16, 64, 256])
+def test_the_best_x_of_the_2d_layout(chips: int):
+    """X = sqrt(n E / F)."""
+    assert figure3.optimum(chips) == round(np.sqrt(chips * figure3.E / figure3.F))
+
+
+@pytest.mark.parametrize("variant", table1.VARIANTS, ids=lambda v: v.name)
+def test_contexts_of_table_1(variant: table1.Variant):
+    for batch, paper in variant.paper.items():
+        assert table1.longest_context(variant, batch) == pytest.approx(paper, rel=0.02)
+
+
+def test_batch_sharded_multiquery_grows_the_context_by_the_mesh_over_the_padding():
+    """32× over multihead: 64 chips, half the heads' dims."""
+    multihead, _, batch_split = table1.VARIANTS
+    assert table1.longest_context(batch_split, 512) / table1.longest_context(multihead, 512) == pytest.approx(32)
+
+
+def test_times_of_figure_1():
+    """A sample of benchmarks.paper's points; the whole list stands in benchmarks/README.md."""
+    points = [
+        p
+        for p in latency.POINTS
+        if (p.phase, p.batch) in (("decode", 64), ("decode", 256), ("decode", 512), ("prefill", 512))
+    ]
+    errors = latency.errors(points, latency.full(PRESETS["tpu-v4"]))
+    assert np.median(np.abs(errors)) <= 0.15
+    assert np.max(np.abs(errors)) <= 0.35
+
+
+def test_the_formula_picks_the_layouts_of_table_2_for_decode():
+    found = latency.predict("decode", 512, latency.formula())
+    assert (found.ffn, found.attention) == ("WS 2D", "batch")
+
+
+def test_the_full_model_picks_the_layouts_of_table_2_for_large_prefill():
+    found = latency.predict("prefill", 512, latency.full(PRESETS["tpu-v4"]))
+    assert (found.ffn, found.attention) == ("WG XYZ", "batch")
+
+
+def test_a_serial_block_costs_more():
+    """The paper measured 14 % at batch 512."""
+    assert 1.05 < attention.serial_over_parallel(latency.full(PRESETS["tpu-v4"])) < 1.25
