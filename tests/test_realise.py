@@ -35,11 +35,18 @@ def test_explicit_axes_in_a_jit():
         close(jax.jit(lambda *args: eager(mlp)(*args) * 2)(x, w, V), 2 * EXPECTED)
 
 
-def test_an_explicit_mesh_outside_of_any_context():
+def test_an_explicit_mesh_outside_of_any_context(caplog):
     planned = eager(mlp, mesh=EXPLICIT)
     close(planned(*(jax.device_put(a, NamedSharding(EXPLICIT, P("x"))) for a in (X, W, V))))
+    with caplog.at_level(logging.INFO, "planner"):
+        close(planned(*(jax.device_put(*pair) for pair in zip((X, W, V), there(planned.plan(X, W, V))))))
+    assert not caplog.records
     slope = jax.grad(lambda x: jnp.sum(planned(x, W, V)))(X)
     testing.assert_close(jax.grad(lambda x: jnp.sum(mlp(x, W, V)))(X), slope, "gradient", 2e-5)
+
+
+def there(plan):
+    return [NamedSharding(EXPLICIT, spec) for spec in plan.in_specs]
 
 
 def test_one_planned_function_inside_and_outside_of_a_context():
