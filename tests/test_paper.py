@@ -59,6 +59,12 @@ def test_the_full_model_picks_the_layouts_of_table_2_for_large_prefill():
     assert (found.ffn, found.attention) == ("WG XYZ", "batch")
 
 
+@pytest.mark.parametrize(("context", "split"), [(64, "head"), (2048, "batch")])
+def test_attention_switches_to_the_batch_as_the_context_grows(context: int, split: str):
+    setting = latency.full(PRESETS["tpu-v4"])
+    assert attention.decode_step("parallel", attention.SWITCH_BATCH, context, setting)[1] == split
+
+
 def test_a_serial_block_costs_more():
     """The paper measured 14 % at batch 512."""
     assert 1.05 < attention.serial_over_parallel(latency.full(PRESETS["tpu-v4"])) < 1.25

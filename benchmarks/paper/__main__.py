@@ -70,12 +70,14 @@ def _quality(name: str, found: np.ndarray, column: int) -> str:
 def ablations() -> Table:
     """Serial block, and the switch of attention with the context."""
     setting = latency.full(PRESETS["tpu-v4"])
-    table = _table("Decode, batch 512", "what", ">paper", ">ours")
+    table = _table("Decode: what the parallel block saves, and the switch of attention", "what", ">paper", ">ours")
     ratio = attention.serial_over_parallel(setting)
-    table.add_row("serial over parallel block", f"{attention.SERIAL_OVER_PARALLEL}", f"{ratio:.3f}")
+    table.add_row("serial over parallel block, batch 512", f"{attention.SERIAL_OVER_PARALLEL}", f"{ratio:.3f}")
     for context in attention.CONTEXTS:
-        time, split = attention.decode_step("parallel", 512, context, setting)
-        table.add_row(f"attention at context {context}", "", f"{split}, {seconds(time)}")
+        time, split = attention.decode_step("parallel", attention.SWITCH_BATCH, context, setting)
+        table.add_row(
+            f"batch {attention.SWITCH_BATCH}, context {context}: attention split over", "", f"{split}, {seconds(time)}"
+        )
     return table
 
 

@@ -17,7 +17,8 @@ VARIANTS = Family(
 )
 SERIAL_OVER_PARALLEL = 1.14
 """The paper's measurement: decode, 64 chips, batch 512, 2-D weight-stationary (section 4.3)."""
-CONTEXTS = (64, 256, 1024, 4096, 16384)
+SWITCH_BATCH = 64
+CONTEXTS = (16, 128, 256, 512, 2048, 32768)
 
 
 def decode_step(variant: str, batch: int, context: int, setting: Setting) -> tuple[float, str]:
