@@ -14,8 +14,8 @@ GIB = 1024.0**3
 BOOK = 'scaling-book, "tpus"'
 
 FITTED = (0.75, 0.7, 1.5e-5)
-"""flops_share, hbm_share and overhead of TPUs: fitted on tpu-v4 by benchmarks/paper/calibrate.py, on the 540B bf16 points
-of figure 1 in Pope et al. 2022, and taken for the other TPUs too. GPUs and the CPU stand at their datasheets."""
+"""flops_share, hbm_share and overhead of TPUs: fitted on tpu-v4 by benchmarks/paper/calibrate.py, on the 540B bf16
+points of figure 1 in Pope et al. 2022, and taken for the other TPUs too. GPUs and the CPU stand at their datasheets."""
 
 
 def _tpu(
