@@ -132,3 +132,14 @@ def test_progress_reports_a_bound_below_the_answer():
     problem, seen = tiny(4, memory=True, infinite=0.0), []
     solution = solve(problem, progress=lambda stage, seconds, bound: seen.append((stage, seconds, bound)))
     assert seen and all(bound <= solution.seconds for _, _, bound in seen)
+
+
+@pytest.mark.parametrize("tolerance", [1e-2, 0.3])
+def test_a_tolerance_keeps_the_bound_honest(tolerance):
+    for seed in range(60):
+        problem = tiny(seed, memory=seed % 2 == 0)
+        solution, (excess, seconds) = solve(problem, tolerance=tolerance), brute(problem)
+        if excess == 0:
+            assert solution.bound <= seconds + 1e-9 <= solution.seconds + 2e-9
+            assert solution.gap <= tolerance
+            assert (solution.status == "optimal") == (solution.gap <= 1e-6)

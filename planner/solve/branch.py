@@ -28,7 +28,7 @@ def minimise_within(pricing: Pricing, effort: Effort) -> float:
     best, closed, count = pricing.best, np.inf, 0
     cases = [(-np.inf, 0, pricing)]
     for _ in range(max(1, CASES * effort.nodes // NODES)):
-        if not cases or best.proven(cases[0][0]):
+        if not cases or best.proven(cases[0][0]) or pricing.labour.left < 0:
             break
         known, at, case = heappop(cases)
         bound = max(known, look(case, effort, ROUNDS, WINDOWS[-1:]) if at else look(case, effort))

@@ -53,7 +53,8 @@ def _narrow(net: Network, limit: float) -> bool:
     for n in sorted(net.unary):
         if net.loads[n]:
             more = sum(np.outer(net.member[:, i], b - least[i]) for i, b in net.loads[n].items())
-            net.restrict(n, (more <= room[:, None]).all(axis=0))
+            kept: Array = np.all(more <= room[:, None], axis=0)
+            net.restrict(n, kept)
     spare = most(net, limit)
     pairs = [_narrow_pair(net, u, v, least, spare) for u, v, table in list(net.pairs()) if table.loads]
     return any(pairs) or sum(len(cost) for cost in net.unary.values()) < strategies
@@ -76,10 +77,10 @@ def _narrow_pair(net: Network, u: int, v: int, least: Array, spare: Array) -> bo
 def _loosen(net: Network, limit: float) -> bool:
     """Drop the rows that always fit and the loads that no row counts; say whether any load went."""
     _, top = _ranges(net)
-    fits = net.base + net.member @ top <= limit * (1 - ROUNDING)
+    fits: Array = net.base + net.member @ top <= limit * (1 - ROUNDING)
     net.member = np.where(fits[:, None], 0.0, net.member)
     net.base = np.where(fits, limit, net.base)
-    counted = net.member.any(axis=0)
+    counted: Array = np.any(net.member, axis=0)
     idle = [n for n, loads in net.loads.items() if not all(counted[i] for i in loads)]
     for n in idle:
         net.loads[n] = {i: b for i, b in net.loads[n].items() if counted[i]}

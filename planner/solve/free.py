@@ -62,7 +62,9 @@ class Best:
         return self.seconds < np.inf and self.seconds - bound <= self.gap / 2 * abs(self.seconds)
 
 
-def minimise(net: Network, best: Best, effort: Effort, value: float = np.inf, known: Messages | None = None, depth: int = DEPTH) -> float:
+def minimise(
+    net: Network, best: Best, effort: Effort, value: float = np.inf, known: Messages | None = None, depth: int = DEPTH
+) -> float:
     """Improve `best` to the optimum of a network without loads; returns a bound on its choices.
 
     What the messages show to cost more than a value a little above their bound is left out, which usually leaves next
@@ -80,7 +82,7 @@ def minimise(net: Network, best: Best, effort: Effort, value: float = np.inf, kn
         simplify(net, 1 << 16, dominance=False)
         if cells(net) <= DENSE:
             simplify(net, 1 << 20)
-        if not net.unary or variables(net) <= effort.variables / 4 or (depth == 0 and variables(net) <= effort.variables):
+        if not net.unary or variables(net) <= effort.variables / (4 if depth else 1):
             return exact(net, best, effort)
         start = Messages(net, known.carried(net) if known else None)
         messages, pace = converge(start, best, min(value, best.seconds), STALL / 8 ** (DEPTH - depth))
@@ -118,7 +120,7 @@ def narrowed(net: Network, messages: Messages, value: float) -> Network | None:
 
 
 def converge(messages: Messages, best: Best, most: float, stall: float) -> tuple[Messages, float]:
-    """Sweep until the gap is closed, nothing of at most `most` is left or the bound stalls, offering choices on the way.
+    """Sweep until the gap is closed, nothing of at most `most` is left or the bound stalls; offer choices on the way.
 
     Returns:
         The messages, and by what share of itself the bound last rose in four sweeps.

@@ -21,9 +21,9 @@ Array = np.ndarray
 Line = tuple[Array, Array, float]
 ROUNDS = 200  # of adding rows; each adds at least one that was broken
 EXACT = 1e-7
+PROGRAM = 20000  # sweeping this many cells costs as much as a variable in a program
 # How far over the bound to look, as a share of it, and to what relative gap.
 WINDOWS = (*((1e-3 * 2**i, 1e-3) for i in range(6)), (np.inf, EXACT))
-SWEEPS = 12  # at the best prices, to make the reduced costs good
 
 
 def look(pricing: Pricing, effort: Effort, rounds: int = 40, windows: Sequence[tuple[float, float]] = WINDOWS) -> float:
@@ -40,7 +40,7 @@ def look(pricing: Pricing, effort: Effort, rounds: int = 40, windows: Sequence[t
         if best.proven(pricing.bound):
             return pricing.bound
         messages = Messages(pricing.priced(pricing.price), pricing.sent)
-        pricing.take(messages, pricing.price, SWEEPS)
+        pricing.take(messages, pricing.price, 0.0)
     except Impossible:
         return best.seconds
     bound = pricing.bound
@@ -64,8 +64,11 @@ def _window(pricing: Pricing, messages: Messages, value: float, effort: Effort, 
         simplify(net) if pricing.soft else fit(simplify(net, CELLS, dominance=False), pricing.memory.limit)
         if variables(net) > effort.variables and best.seconds < np.inf:
             return None
+        pricing.labour.left -= PROGRAM * variables(net)
         if net.unary:
-            return min(value, exact_within(net, pricing.memory, best, pricing.price > 0, effort.nodes, gap, pricing.soft))
+            return min(
+                value, exact_within(net, pricing.memory, best, pricing.price > 0, effort.nodes, gap, pricing.soft)
+            )
         best.offer(net.lift({}))
     except Impossible:
         pass

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .free import Best, Score, fix
+from .marginals import cells
 from .memory import Memory
 from .network import Impossible, Network, dearest
 from .ortools import Program, run
@@ -22,7 +23,23 @@ from .trws import Messages
 
 Array = np.ndarray
 CELLS = 1 << 16  # most cells that eliminating a node between prices may look at
+SWEEPS = 12  # most at one price
+STALL = 2e-4  # share of itself by which the bound has to rise in a sweep
+MENDS = 4  # how often to raise prices on what does not fit
+LABOUR = 1e9  # cells swept at work 1: some seconds
 STAY = 0.6  # weight of the best prices so far in the next ones
+
+
+@dataclass
+class Labour:
+    """What may still be spent, in cells swept; the same on every machine. Cases share one."""
+
+    left: float
+
+
+def size(net: Network) -> float:
+    """What one sweep costs."""
+    return cells(net) + 2000.0 * (len(net.unary) + sum(len(near) for near in net.near.values()))
 
 
 @dataclass
@@ -34,6 +51,7 @@ class Pricing:
         memory: Its rows.
         best: The best choice within the limit; with `soft`, the one with the fewest bytes over it.
         seconds: The objective without memory, of choices of the whole problem.
+        labour: What may still be spent.
         soft: Whether each byte over the limit costs 1, instead of being forbidden.
         report: Called with the stage, the best so far and the bound.
         bound: The best bound so far.
@@ -46,6 +64,7 @@ class Pricing:
     memory: Memory
     best: Best
     seconds: Score
+    labour: Labour
     soft: bool = False
     report: Callable[[str, float, float], None] = lambda stage, seconds, bound: None
     bound: float = -np.inf
@@ -60,7 +79,7 @@ class Pricing:
             self.columns[choice] = (seconds, self.memory.rows(choice))
             self.best.offer(choice)
 
-    def ascend(self, rounds: int, sweeps: int = 3) -> None:
+    def ascend(self, rounds: int) -> None:
         """Improve bound and prices.
 
         Raises:
@@ -74,13 +93,13 @@ class Pricing:
         for _ in range(rounds):
             messages = Messages(self.priced(target), sent)
             before, known = self.bound, len(self.columns)
-            self.take(messages, target, sweeps)
+            self.take(messages, target)
             if self.bound > ceiling:
                 raise Impossible
             self.shrink(messages)
             sent = messages.sent
             self.report("prices", self.best.seconds, self.bound)
-            if self.best.proven(self.bound):
+            if self.best.proven(self.bound) or self.labour.left < 0:
                 return
             duals, value, _ = self.mix()
             stalled = 0 if self.bound - before > 1e-4 * abs(value) or len(self.columns) > known else stalled + 1
@@ -88,14 +107,37 @@ class Pricing:
                 return
             target = STAY * self.price + (1 - STAY) * duals
 
-    def take(self, messages: Messages, price: Array, sweeps: int) -> None:
-        """Sweep, keep the bound if it is the best one, and add the choices that come up."""
-        for _ in range(sweeps):
+    def take(self, messages: Messages, price: Array, stall: float = STALL) -> None:
+        """Sweep until the bound stalls, keep it if it is the best one, and add the choices that come up."""
+        count = 0
+        while count < SWEEPS:
+            before, count = messages.bound, count + 1
             messages.sweep()
+            if count > 2 and messages.bound - before <= stall * abs(messages.bound):
+                break
+        self.labour.left -= (count + 5) * size(self.net)
         messages.settle()
-        self.add(messages.net.lift(descend(messages.net, messages.round())))
+        choice = descend(messages.net, messages.round())
+        self.add(messages.net.lift(choice))
+        self.mend(messages.net.lift(choice), choice, price)
         if messages.bound > self.bound:
             self.bound, self.price, self.sent = messages.bound, price, messages.sent
+
+    def mend(self, whole: tuple[int, ...], choice: dict[int, int], price: Array) -> None:
+        """Raise the prices of the rows that a choice breaks until descent leads to one that fits."""
+        if self.soft:
+            return
+        for _ in range(MENDS):
+            over = self.memory.rows(whole) > self.memory.limit
+            if not over.any():
+                return
+            step = max(float(price.max()), abs(self.seconds(whole)) / self.memory.limit)
+            price = price + np.where(over, step / 2, 0.0)
+            net = self.priced(price)
+            choice = descend(net, choice)
+            whole = net.lift(choice)
+            self.add(whole)
+            self.labour.left -= 2 * size(self.net)
 
     def shrink(self, messages: Messages) -> None:
         """Remove what cannot be in a better choice, from the network and from the messages."""

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from .branch import minimise_within
 from .fitting import fit
 from .free import NODES, PROVEN, Best, Effort, minimise
-from .branch import minimise_within
 from .limited import look
 from .memory import Memory
 from .network import Impossible, network
-from .prices import CELLS, Pricing
+from .prices import CELLS, LABOUR, Labour, Pricing
 from .problem import Problem, Solution, evaluate, peak
 from .simplify import simplify
 
@@ -35,12 +35,16 @@ def solve(
 
     Returns:
         The solution. If no choice of finite cost exists, "infeasible" with `seconds` and `excess` infinite; if every
-        such choice needs too much memory, "infeasible" with the least `excess`, and among those the fewest seconds.
+        such choice needs too much memory, "infeasible" with a small `excess`, and few seconds beside that: the least of
+        both where work suffices, which is not proven. Where work runs out before any choice that fits is found, this
+        is the status too.
     """
     report = progress or (lambda stage, seconds, bound: None)
     effort = Effort(max(1, int(NODES * work)), max(tolerance, PROVEN))
     memory = Memory(problem)
-    fits = Best(lambda choice: evaluate(problem, choice) if peak(problem, choice) <= problem.limit else np.inf, effort.gap)
+    fits = Best(
+        lambda choice: evaluate(problem, choice) if peak(problem, choice) <= problem.limit else np.inf, effort.gap
+    )
     free = Best(lambda choice: evaluate(problem, choice), effort.gap)
     for start in problem.starts:
         fits.offer(tuple(start))
@@ -62,7 +66,7 @@ def solve(
 def _within(problem: Problem, memory: Memory, best: Best, free: Best, effort: Effort, report: Progress) -> float:
     try:
         net = fit(simplify(network(problem, memory.member), CELLS, dominance=False), problem.limit)
-        pricing = Pricing(net, memory, best, free.score, report=report)
+        pricing = Pricing(net, memory, best, free.score, _labour(effort), report=report)
         for choice in (free.choice, *problem.starts):
             pricing.add(tuple(choice))
         return minimise_within(pricing, effort)
@@ -82,7 +86,9 @@ def _least_excess(problem: Problem, memory: Memory, free: Best, effort: Effort, 
 
     least = Best(excess, effort.gap)
     costless = _costless(problem)
-    pricing = Pricing(simplify(network(costless, memory.member)), memory, least, free.score, soft=True, report=report)
+    pricing = Pricing(
+        simplify(network(costless, memory.member)), memory, least, free.score, _labour(effort), soft=True, report=report
+    )
     pricing.seconds = lambda choice: evaluate(costless, choice)
     pricing.add(free.choice)
     look(pricing, effort)
@@ -93,6 +99,10 @@ def _least_excess(problem: Problem, memory: Memory, free: Best, effort: Effort, 
     if least.seconds == 0:
         return _solution(best, bound)
     return Solution(best.choice, best.seconds, min(bound, best.seconds), "infeasible", least.seconds)
+
+
+def _labour(effort: Effort) -> Labour:
+    return Labour(LABOUR / NODES * effort.nodes)
 
 
 def _costless(problem: Problem) -> Problem:

@@ -166,7 +166,8 @@ class Messages:
             value += float((self.unary[n] + sum(self.sent[link.there, n] for link in self.links[n])).min())
             for link in self.links[n]:
                 if link.there < n:
-                    value += float((link.collect(self.sent[n, link.there], self._scratch) - self.sent[link.there, n]).min())
+                    given = link.collect(self.sent[n, link.there], self._scratch)
+                    value += float((given - self.sent[link.there, n]).min())
         return value
 
     def round(self) -> dict[int, int]:
