@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 
 
-def device(coords: tuple[int, ...], platform: str = "tpu", kind: str = "TPU v4", **more: int) -> Any:
+def device(coords: tuple[int, ...], platform: str = "tpu", kind: str = "TPU v4", **more: Any) -> Any:
     return SimpleNamespace(coords=coords, platform=platform, device_kind=kind, **more)
 
 
-def torus(*sizes: int, **more: int) -> np.ndarray:
+def torus(*sizes: int, **more: Any) -> np.ndarray:
     """Devices at every point of a torus, in an array of its shape."""
     found = np.empty(sizes, object)
     for at in np.ndindex(*sizes):

@@ -1,35 +1,12 @@
-from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import Any
-
 import jax
 import numpy as np
 import pytest
+from devices import device, mesh, torus
 from jax.sharding import AbstractMesh
 
 from planner.cost.collectives import all_to_all, groups
 from planner.cost.hardware import PRESETS, machine_named, machine_of, torus_spans
 from planner.errors import UnknownMachineError
-
-
-@dataclass(frozen=True)
-class Device:
-    coords: tuple[int, ...]
-    platform: str = "tpu"
-    device_kind: str = "TPU v4"
-
-
-def mesh(devices) -> Any:
-    """What `torus_spans` asks of a Mesh."""
-    return SimpleNamespace(devices=devices, shape={f"a{i}": n for i, n in enumerate(devices.shape)})
-
-
-def torus(*sizes):
-    """Devices at every point of a torus, in an array of its shape."""
-    found = np.empty(sizes, object)
-    for at in np.ndindex(*sizes):
-        found[at] = Device(at)
-    return found
 
 
 def links(name, *sizes):
@@ -111,6 +88,7 @@ def test_a_machine_is_named_or_itself():
 @pytest.mark.parametrize(
     ("platform", "kind", "name"),
     [
+        ("tpu", "TPU v3", "tpu-v3"),
         ("tpu", "TPU v4", "tpu-v4"),
         ("tpu", "TPU v5 lite", "tpu-v5e"),
         ("tpu", "TPU v5p", "tpu-v5p"),
@@ -124,7 +102,7 @@ def test_a_machine_is_named_or_itself():
     ],
 )
 def test_devices_say_what_machine_they_are(platform, kind, name):
-    assert machine_of(mesh(np.array([Device((0,), platform, kind)]))).name == name
+    assert machine_of(mesh(np.array([device((0,), platform, kind)]))).name == name
 
 
 def test_machines_of_meshes():
@@ -132,4 +110,4 @@ def test_machines_of_meshes():
     with pytest.raises(UnknownMachineError, match="name a machine"):
         machine_of(AbstractMesh((8,), ("x",)))
     with pytest.raises(UnknownMachineError, match="Quantum 1"):
-        machine_of(mesh(np.array([Device((0,), "gpu", "Quantum 1")])))
+        machine_of(mesh(np.array([device((0,), "gpu", "Quantum 1")])))

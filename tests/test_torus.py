@@ -174,7 +174,9 @@ def test_no_set_of_axes_has_more_than_all_links_of_a_chip(sizes, machine):
 
 
 def test_axes_of_one_device_change_nothing():
-    with_ones, without = (groups(V4.links(AbstractMesh(s, n))) for s, n in (((1, 4, 1, 8), "wxyz"), ((4, 8), "xz")))
+    with_ones, without = (
+        groups(V4.links(AbstractMesh(s, n))) for s, n in (((1, 4, 1, 8), tuple("wxyz")), ((4, 8), ("x", "z")))
+    )
     assert all_gather(1e6, with_ones[0b1111]) == pytest.approx(all_gather(1e6, without[0b11]), rel=CLOSE)
 
 

@@ -138,4 +138,6 @@ def _lines(table: Mapping[str, Any], path: str = "") -> Iterator[str]:
 def _value(value: Any) -> str:
     """Numbers as people write them, where that is the same number."""
     short = f"{value:g}" if isinstance(value, float) else ""
-    return short if short and float(short) == value else json.dumps(value, ensure_ascii=False)
+    return (
+        short if short and float(short) == value else json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    )
