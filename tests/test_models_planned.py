@@ -51,7 +51,7 @@ def test_serving(family, kind, on):
     check(family, kind, MESHES[on])
 
 
-@pytest.mark.parametrize(("family", "on"), [("palm", "2x4"), ("llama", "8"), ("mt_nlg", "2x4")])
+@pytest.mark.parametrize(("family", "on"), [("palm", "2x2x2"), ("llama", "8"), ("mt_nlg", "2x4")])
 def test_training_step(family, on):
     check(family, "train", MESHES[on])
 

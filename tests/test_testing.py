@@ -24,7 +24,7 @@ def test_planned_programs_give_what_plain_ones_give(program, mesh, machine):
     testing.assert_equivalent(program, *program.args, mesh=mesh, machine=machine, grad=True)
 
 
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(testing.programs(6))
 def test_programs_run_and_stay_calm(program):
     results = program(*program.args)
