@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from problems import brute, tiny
@@ -54,3 +56,14 @@ def test_a_bound_stays_a_bound_when_work_runs_out(labour):
         bound = minimise_within(found, Effort(nodes=1))
         excess, seconds = brute(problem)
         assert excess == 0 and bound <= seconds * (1 + 1e-9) <= found.best.seconds * (1 + 2e-9)
+
+
+@pytest.mark.parametrize("gap", [1e-3, 0.05, 0.3])
+def test_a_case_given_up_at_the_gap_keeps_its_bound(gap):
+    for limit in np.arange(3.0, 39.0, 0.5):
+        problem = replace(knapsack(), limit=limit)
+        found = pricing(problem)
+        found.best.gap = gap
+        bound = minimise_within(found, Effort(gap=gap))
+        assert bound <= brute(problem)[1] * (1 + 1e-9)
+        assert found.best.seconds - bound <= gap * found.best.seconds

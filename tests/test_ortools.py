@@ -66,3 +66,20 @@ def test_the_same_program_gives_the_same_answer():
     first, second = run(knapsack(True)), run(knapsack(True))
     assert first.values is not None and second.values is not None
     assert (first.values == second.values).all() and first.bound == second.bound
+
+
+def test_bounds_are_honest_about_near_ties():
+    """Choices that differ by less than 1e-6: none may be pruned and then claimed to be below the bound."""
+    rng, worse = np.random.default_rng(0), 0
+    for _ in range(40):
+        n = 14
+        held = rng.integers(20, 60, n).astype(float)
+        cost = -held / 300 + rng.uniform(0, 1e-7, n)
+        limit = float(held.sum() // 2)
+        picks = (np.arange(1 << n)[:, None] >> np.arange(n)) & 1
+        best = float((picks @ cost)[picks @ held <= limit].min())
+        ones, integer = np.ones(n), np.ones(n, bool)
+        row = np.zeros(n, int), np.arange(n), held
+        found = run(Program(cost, ones, integer, *row, low=np.array([-np.inf]), high=np.array([limit])), gap=0.0)
+        worse += found.bound > best + 1e-12
+    assert worse == 0

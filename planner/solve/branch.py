@@ -32,7 +32,8 @@ def minimise_within(pricing: Pricing, effort: Effort) -> float:
             break
         known, at, case = heappop(cases)
         bound = max(known, look(case, effort, ROUNDS, WINDOWS[-1:]) if at else look(case, effort))
-        if best.proven(bound) or bound >= best.seconds:
+        if best.proven(bound):
+            closed = min(closed, bound)
             continue
         children = split(case)
         closed = closed if children else min(closed, bound)

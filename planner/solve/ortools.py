@@ -14,7 +14,9 @@ from ortools.math_opt.core.python import solver
 from ortools.math_opt.python import mathopt
 
 Array = np.ndarray
-TOLERANCE = 1e-9  # of rows and of reduced costs
+# Of rows, of reduced costs and of integers. HiGHS prunes what is not better than its best by the last of these (1e-6
+# unless told), and still calls the rest its bound.
+TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def run(program: Program, nodes: int = 10_000, gap: float = 1e-7) -> Outcome:
     reason = result.termination.reason
     if reason in (mathopt.TerminationReason.INFEASIBLE.value, _INFEASIBLE_OR_UNBOUNDED):
         return Outcome(None, np.inf, np.zeros(0))
-    bound = result.termination.objective_bounds.dual_bound
+    bound = result.termination.objective_bounds.dual_bound - TOLERANCE * bool(program.integer.any())
     primal = next((s.primal_solution for s in result.solutions if s.HasField("primal_solution")), None)
     dual = next((s.dual_solution for s in result.solutions if s.HasField("dual_solution")), None)
     values = None if primal is None else _dense(primal.variable_values, len(program.cost))
@@ -112,6 +114,7 @@ def _parameters(nodes: int, gap: float, integers: bool) -> parameters_pb2.SolveP
         parameters.node_limit = nodes
         parameters.relative_gap_tolerance = gap
         parameters.absolute_gap_tolerance = 0.0
+        parameters.highs.double_options["mip_feasibility_tolerance"] = TOLERANCE
     parameters.highs.double_options["primal_feasibility_tolerance"] = TOLERANCE
     parameters.highs.double_options["dual_feasibility_tolerance"] = TOLERANCE
     return parameters
