@@ -12,7 +12,7 @@ from jax.sharding import AbstractMesh, Mesh
 from planner import stages
 from planner.cost.hardware import Machine, machine_named, machine_of
 from planner.cost.model import CostModel
-from planner.errors import MeshError
+from planner.errors import MeshError, PlanError
 from planner.plan import Plan
 from planner.solve import solve
 from planner.stages import Progress, Setting
@@ -121,11 +121,19 @@ def smallest_mesh(program: Program, setting: Setting, ins: Any, outs: Any) -> st
     while growth <= LARGEST_GROWTH:
         wider = (sizes[0] * growth, *sizes[1:])
         larger = replace(setting, mesh=auto_mesh(AbstractMesh(wider, names)))
-        formulation = stages.formulation_of(program, stages.graph_of(program, larger, ins, outs), larger)
-        if solve(formulation.problem, work=setting.work).status != "infeasible":
+        if _fits(program, larger, ins, outs):
             return f"The smallest mesh that fits, widening {names[0]!r}: {larger.shape}."
         growth *= 2
     return f"No {names[0]!r} up to {LARGEST_GROWTH} times wider fits: use smaller shapes, remat, or a larger chip."
+
+
+def _fits(program: Program, setting: Setting, ins: Any, outs: Any) -> bool:
+    """Whether some plan fits; an axis that divides nothing and the user's specs on it rule a mesh out."""
+    try:
+        formulation = stages.formulation_of(program, stages.graph_of(program, setting, ins, outs), setting)
+    except PlanError:
+        return False
+    return solve(formulation.problem, work=setting.work).status != "infeasible"
 
 
 class _Clock:

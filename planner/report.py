@@ -8,6 +8,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 from planner.plan import Collective, Operation, Plan, Spec
+from planner.units import seconds, size
 
 WIDTH = 150
 SMALL = 0.001
@@ -175,22 +176,6 @@ def spec(dims: Spec) -> str:
 def short(source: str) -> str:
     """A source line without its folders."""
     return source.rsplit("/", 1)[-1] or "(no source)"
-
-
-def seconds(value: float) -> str:
-    """A time with three digits."""
-    for unit, scale in (("s", 1.0), ("ms", 1e-3)):
-        if abs(value) >= scale:
-            return f"{value / scale:.3g} {unit}"
-    return f"{value / 1e-6:.3g} µs" if value else "0"
-
-
-def size(nbytes: float) -> str:
-    """A number of bytes with three digits."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if nbytes >= scale:
-            return f"{nbytes / scale:.3g} {unit}"
-    return f"{nbytes:.0f} B"
 
 
 def _table(title: str, *columns: str) -> Table:

@@ -29,6 +29,11 @@ class MeshShape:
         masks = range(1 << len(self.sizes))
         return np.array([np.prod([s for i, s in enumerate(self.sizes) if m >> i & 1], dtype=np.int64) for m in masks])
 
+    @property
+    def splitting(self) -> int:
+        """The set of axes with more than one device."""
+        return sum(1 << i for i, size in enumerate(self.sizes) if size > 1)
+
     def mask(self, names: Iterable[str]) -> int:
         """The set of axes as a mask. Raises ValueError for a name that the mesh does not have."""
         return sum(1 << self.names.index(name) for name in names)

@@ -23,11 +23,11 @@ from planner.plan import Known, Plan, Value, key_of
 from planner.sharding import MeshShape
 from planner.solve import Solution, evaluate, peak, solve
 from planner.trace import Program
+from planner.units import size
 from planner.user_specs import user_pins
 from planner.work import held_bytes
 
 Progress = Callable[[str, float, float], None]
-GB = 1e9
 CLOSE = 0.01
 """Known layouts are solved to within a hundredth: they are there to compare, and to start from."""
 
@@ -70,11 +70,11 @@ def formulation_of(program: Program, graph: Graph, setting: Setting) -> Formulat
     """The integer program. Raises MeshError when a mesh axis can split nothing."""
     donated = frozenset(n for n, given in zip(graph.inputs, program.donated) if given)
     found = formulate(graph, setting.shape, setting.model, setting.machine.chip, setting.limit, donated)
-    for a, (name, size) in enumerate(zip(setting.shape.names, setting.shape.sizes)):
-        if size > 1 and not any((s.factor_masks >> a & 1).any() for s in found.strategies if len(s)):
+    for a, (name, ways) in enumerate(zip(setting.shape.names, setting.shape.sizes)):
+        if ways > 1 and not any((s.factor_masks >> a & 1).any() for s in found.strategies if len(s)):
             sizes = sorted({d for node in graph.nodes for d in node.rule.sizes if d > 1})
             raise MeshError(
-                f"mesh axis {name}={size} divides no dim of this program (sizes {', '.join(map(str, sizes[:12]))}): "
+                f"mesh axis {name}={ways} divides no dim of this program (sizes {', '.join(map(str, sizes[:12]))}): "
                 f"choose a mesh whose axes divide them"
             )
     return found
@@ -124,7 +124,7 @@ def _known(formulation: Formulation, layout: Layout, solution: Solution) -> Know
             axes=axes,
             seconds=None,
             peak_bytes=held,
-            note=f"needs {solution.excess / GB:.1f} GB more per chip",
+            note=f"needs {size(solution.excess)} more per chip",
         )
     return Known(name=layout.name, axes=axes, seconds=solution.seconds, peak_bytes=held)
 
@@ -227,10 +227,10 @@ def explain_misfit(formulation: Formulation, solution: Solution, smallest: str, 
     letters = notation(formulation.graph)
     ordered = order_axes(formulation, solution.choice, setting.model)
     nbytes, top = holders(Answer(formulation, solution.choice, ordered, setting.model, letters))
-    lines = "\n".join(f"  {holder.nbytes / GB:8.2f} GB  {holder.name}" for holder in top[:6])
+    lines = "\n".join(f"  {size(holder.nbytes):>8}  {holder.name}" for holder in top[:6])
     return DoesNotFitError(
-        f"no plan fits: the thriftiest needs {nbytes / GB:.2f} GB per chip, {solution.excess / GB:.2f} GB more than "
-        f"the {setting.limit / GB:.2f} GB of {setting.machine.name} on mesh {setting.shape}. What takes it:\n{lines}\n"
+        f"no plan fits: the thriftiest needs {size(nbytes)} per chip, {size(solution.excess)} more than "
+        f"the {size(setting.limit)} of {setting.machine.name} on mesh {setting.shape}. What takes it:\n{lines}\n"
         f"{smallest}",
         solution.excess,
     )

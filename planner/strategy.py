@@ -90,10 +90,14 @@ class Strategies:
 
 
 def enumerate_strategies(rule: Rule, mesh: MeshShape, *, may_be_open: bool = False) -> Strategies:
-    """Every strategy of a rule: each axis on a splittable factor that it divides, or repeated, or open where linear."""
+    """Every strategy of a rule: each axis on a splittable factor that it divides, or repeated, or open where linear.
+
+    An axis of one device splits nothing.
+    """
     opens = [open_job(g) for g in range(len(rule.linear))] if may_be_open else []
     jobs = [REPEAT, *rule.splittable(), *opens]
-    rows = np.array(list(product(jobs, repeat=len(mesh.sizes))), int).reshape(-1, len(mesh.sizes))
+    rows = np.array(list(product(*(jobs if size > 1 else [REPEAT] for size in mesh.sizes))), int)
+    rows = rows.reshape(-1, len(mesh.sizes))
     strategies = Strategies(rule, mesh, rows)
     return strategies.keep(_divides(rule.sizes, strategies) & _one_group(rows))
 

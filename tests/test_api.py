@@ -293,7 +293,6 @@ def test_unknown_primitives_in_a_loop_under_remat_are_right():
     close(planned(X, ws), fun(X, ws))
 
 
-@pytest.mark.xfail(reason="no rule for reshard, which JAX writes into gradients under an Auto mesh", strict=True)
 def test_gradients_of_a_softmax_are_all_known():
     slope = jax.grad(lambda x: jnp.sum(jax.nn.softmax(x, 0) ** 2))
     assert eager(slope, mesh=MESH).plan(X).notes == ()

@@ -15,7 +15,7 @@ ten FLOPs for every four bytes are bound by memory."""
 Linear = tuple[tuple[int, ...], ...]
 
 _MOVES: dict[str, Linear] = {
-    name: ((0,),) for name in ("conj", "copy", "copy_p", "imag", "name", "real", "sharding_constraint")
+    name: ((0,),) for name in ("conj", "copy", "copy_p", "imag", "name", "real", "reshard", "sharding_constraint")
 } | {"stop_gradient": ((0,),), "complex": ((0, 1),), "reduce_precision": (), "random_clone": ()}
 
 _LINEAR: dict[str, Linear] = {

@@ -1,10 +1,10 @@
 """The integer program as numbers: choose one strategy per node, pay for nodes and for edges, fit into memory.
 
     minimise   Σ_n cost[n][x_n]  +  Σ_e edge.cost[edge.row[x_u], edge.col[x_v]]
-    subject to Σ_{n live} usage[n][x_n] + Σ_{e live} edge.usage[edge.row[x_u], edge.col[x_v]] ≤ limit   for each live set
+    subject to Σ_{n live} usage[n][x_n] + Σ_{e live} edge.usage[edge.row[x_u], edge.col[x_v]] ≤ limit, each live set
 
-An edge's tables run over the *distinct specs* that its two ends can show (`row` maps a strategy of `u` to its spec, `col`
-one of `v`), not over pairs of strategies: that keeps them small and the linear relaxation tight.
+An edge's tables run over the *distinct specs* that its two ends can show (`row` maps a strategy of `u` to its spec,
+`col` one of `v`), not over pairs of strategies: that keeps them small and the linear relaxation tight.
 """
 
 from collections.abc import Sequence
@@ -97,6 +97,4 @@ def live_bytes(problem: Problem, live: Live, choice: Sequence[int]) -> float:
     """Bytes that one live set holds under a choice."""
     nodes = sum(float(problem.usage[n][choice[n]]) for n in live.nodes)
     edges = (problem.edges[i] for i in live.edges)
-    return nodes + sum(
-        float(e.usage[e.row[choice[e.u]], e.col[choice[e.v]]]) for e in edges if e.usage is not None
-    )
+    return nodes + sum(float(e.usage[e.row[choice[e.u]], e.col[choice[e.v]]]) for e in edges if e.usage is not None)
