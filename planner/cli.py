@@ -149,7 +149,7 @@ def parse_mesh(text: str) -> AbstractMesh:
     return AbstractMesh(tuple(int(size) for _, size in pairs), names)
 
 
-def _donated(fun: Callable, names: Sequence[str]) -> dict[str, Sequence[str]]:
+def _donated(fun: Callable, names: Sequence[str]) -> dict[str, Any]:
     if not names:
         return {}
     there = list(inspect.signature(fun).parameters)

@@ -63,7 +63,7 @@ def times() -> Table:
 
 def _quality(name: str, found: np.ndarray, column: int) -> str:
     error = np.abs(found[:, column] / found[:, 0] - 1)
-    rank = latency.rank_correlation(found[:, 0], found[:, column])
+    rank = latency.rank_correlation(found[:, 0].tolist(), found[:, column].tolist())
     return f"{name}: median error {np.median(error):.1%}, largest {error.max():.1%}, rank correlation {rank:.3f}"
 
 

@@ -38,12 +38,17 @@ def fit(machine: Machine, points: Sequence[Point], start: Constants) -> Constant
         chosen = choices(with_constants(machine, *constants), points)
         best = constants
         for i, values in enumerate((SHARES, SHARES, OVERHEADS, SHARES, SHARES, OVERHEADS)):
-            options = [(*best[: i % 3], value, *best[i % 3 + 1 :]) for value in values]
+            options = [_with(best, i % 3, value) for value in values]
             best = min(options, key=lambda c: loss(with_constants(machine, *c), points, chosen))
         if best == constants:
             break
         constants = best
     return constants
+
+
+def _with(constants: Constants, i: int, value: float) -> Constants:
+    a, b, c = (value if i == j else old for j, old in enumerate(constants))
+    return a, b, c
 
 
 def main() -> None:

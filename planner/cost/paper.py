@@ -38,6 +38,6 @@ class PaperFormula:
         return volume(kind, nbytes, mask) / self.bandwidth
 
 
-def volume(kind: str, nbytes: Array, mask: Array) -> Array:
+def volume(kind: str, nbytes: Array | float, mask: Array | int) -> Array:
     """Bytes that the paper counts for a collective: an all_reduce is a reduce_scatter and an all_gather."""
     return np.where(np.asarray(mask) > 0, TIMES[kind] * np.asarray(nbytes), 0.0)
