@@ -9,7 +9,7 @@ from planner.cost.hardware import Chip
 from planner.cost.model import CostModel
 from planner.errors import SpecConflictError
 from planner.graph import Aval, Edge, Graph, Node, Port, passes_open
-from planner.liveness import buffers
+from planner.liveness import Buffers, buffers
 from planner.reshard import STEPS, Reshard, reshard
 from planner.rules.rule import Rule
 from planner.sharding import MeshShape, names_of
@@ -64,7 +64,7 @@ def formulate(
     links = tuple(tables.link(graph.aval(e.source), strategies, e) for e in graph.edges)
     held = buffers(graph, donated)
     usage = _usages(graph, strategies, held.stored, chip)
-    work = _costs(graph, strategies, held.stored, model, chip)
+    work = _costs(graph, strategies, held, model, chip)
     cost = tuple(c + STORAGE * u / chip.hbm_bandwidth for c, u in zip(work, usage))
     edges = tuple(_edge(graph, e, link, chip, mesh) for e, link in zip(graph.edges, links))
     live = tuple(integer.Live(now.nodes, now.edges, now.label) for now in held.live)
@@ -100,7 +100,7 @@ def _pinned(node: Node, strategies: Strategies) -> Strategies:
     entries = [*node.pin, *[None] * (layouts.shape[1] - 1 - len(node.pin))]
     for dim, entry in enumerate(entries):
         if entry is not node.pin.UNCONSTRAINED:
-            keep &= layouts[:, dim] == mesh.mask(names_of(entry))
+            keep &= layouts[:, dim] == mesh.mask(names_of(entry)) & mesh.splitting
     if not keep.any():
         raise SpecConflictError(
             f"{node.name} {node.avals[0].dtype}{list(node.avals[0].shape)} cannot have the spec {node.pin} on mesh "
@@ -154,15 +154,15 @@ def _edge(graph: Graph, edge: Edge, link: LinkTable, chip: Chip, mesh: MeshShape
 
 
 def _costs(
-    graph: Graph, strategies: Sequence[Strategies], stored: frozenset[Port], model: CostModel, chip: Chip
+    graph: Graph, strategies: Sequence[Strategies], held: Buffers, model: CostModel, chip: Chip
 ) -> tuple[Array, ...]:
     """Seconds of each node's local work, all trips; places cost nothing but what their edges cost."""
-    operands = operand_avals(graph, stored)
+    operands = operand_avals(graph, held.stored, held.widened)
 
     def seconds(n: int, node: Node, s: Strategies) -> Array:
         if node.role != "op":
             return np.zeros(len(s))
-        kept = [Port(n, r) in stored for r in range(len(node.avals))]
+        kept = [Port(n, r) in held.stored for r in range(len(node.avals))]
         nbytes = moved_bytes(node, operands[n], kept, s)
         return node.trips * model.compute(local_flops(node.rule, s, chip), nbytes, compute_dtype(node, operands[n]))
 

@@ -1,13 +1,15 @@
 """Which buffers a program holds at once.
 
 A value needs memory of its own only where a compiler cannot compute it while it reads or writes a neighbour: a chain of
-elementwise operations holds nothing in between. Live sets follow from program order; only maximal ones are kept.
+elementwise operations holds nothing in between, and a matmul widens a narrow weight while it reads it. Live sets
+follow from program order; only maximal ones are kept.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from planner.graph import Edge, Graph, Node, Port
+from planner.work import is_matmul
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,13 @@ class Buffers:
 
     Attributes:
         stored: Ports whose value lies in HBM.
+        widened: Nodes that convert a stored value to a wider type for a matmul, which does so while it reads it.
         live: The maximal live sets, in program order.
     """
 
     stored: frozenset[Port]
     live: tuple[Live, ...]
+    widened: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, order=True)
@@ -46,9 +50,12 @@ def buffers(graph: Graph, donated: frozenset[int] = frozenset()) -> Buffers:
     stored = frozenset(
         p for n, node in enumerate(graph.nodes) for p in _ports(n, node) if _stored(graph, node, readers.get(p, ()))
     )
+    widened = frozenset(e.target for e in graph.edges if e.source in stored and _widens(graph, e, readers))
+    stored -= {Port(n) for n in widened}
     last = max(node.end for node in graph.nodes) + 1
-    intervals = [*_held(graph, readers, stored, donated, last), *_copies(graph, readers, last)]
-    return Buffers(stored, tuple(_maximal(graph, sorted(intervals))))
+    reads = {port: [*_through(edges, readers, widened)] for port, edges in readers.items()}
+    intervals = [*_held(graph, reads, stored, donated, last), *_copies(graph, reads, widened, last)]
+    return Buffers(stored, tuple(_maximal(graph, sorted(intervals))), widened)
 
 
 def _ports(n: int, node: Node) -> Sequence[Port]:
@@ -64,6 +71,24 @@ def _stored(graph: Graph, node: Node, readers: Sequence[Edge]) -> bool:
 
 def _stores(reader: Node) -> bool:
     return not (reader.rule.fusible and reader.role == "op")
+
+
+def _widens(graph: Graph, edge: Edge, readers: Mapping[Port, Sequence[Edge]]) -> bool:
+    """Reading the narrow value costs less than reading a wide copy, and the only reader is a matmul."""
+    node, reads = graph.nodes[edge.target], readers.get(Port(edge.target), ())
+    if node.name != "convert_element_type" or node.role != "op" or len(reads) != 1:
+        return False
+    wider = node.avals[0].itemsize > graph.aval(edge.source).itemsize
+    reader = graph.nodes[reads[0].target]
+    return wider and reader.role == "op" and is_matmul(reader.rule)
+
+
+def _through(edges: Sequence[Edge], readers: Mapping[Port, Sequence[Edge]], widened: frozenset[int]) -> Iterator[Edge]:
+    """Who reads a value, also while it is widened."""
+    for edge in edges:
+        yield edge
+        if edge.target in widened:
+            yield from readers[Port(edge.target)]
 
 
 def _held(
@@ -85,11 +110,14 @@ def _until(reader: Node, last: int) -> int:
     return last if reader.role in ("output", "input") else max(reader.time, reader.end)
 
 
-def _copies(graph: Graph, readers: Mapping[Port, Sequence[Edge]], last: int) -> Iterator[_Interval]:
+def _copies(
+    graph: Graph, readers: Mapping[Port, Sequence[Edge]], widened: frozenset[int], last: int
+) -> Iterator[_Interval]:
     """The copy that a reshard on an edge makes: as long as the place it fills; into a loop, to the loop's end."""
     for i, edge in enumerate(graph.edges):
         target = graph.nodes[edge.target]
-        reads = readers.get(Port(edge.target), ()) if target.role in ("copy", "const") else ()
+        lasts = target.role in ("copy", "const") or edge.target in widened
+        reads = readers.get(Port(edge.target), ()) if lasts else ()
         stop = max((_until(graph.nodes[e.target], last) for e in reads), default=target.time)
         yield _Interval(target.time, last if target.role == "output" else max(stop, target.time, target.end), True, i)
 

@@ -1,6 +1,7 @@
 """What one device does under each strategy of a node: FLOPs, bytes through HBM, bytes held. No prices here."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -79,11 +80,21 @@ def held_bytes(aval: Aval, layouts: Array, chip: Chip, mesh: MeshShape, role: st
     return aval.itemsize * padded(shard_elements(aval.shape, layouts, mesh), chip.tile, role in ROW_MAJOR)
 
 
-def operand_avals(graph: Graph, stored: frozenset[Port]) -> Mapping[int, Mapping[int, tuple[Aval, bool]]]:
-    """For each node, for each operand, its aval and whether it lies in HBM."""
+def operand_avals(
+    graph: Graph, stored: frozenset[Port], widened: frozenset[int] = frozenset()
+) -> Mapping[int, Mapping[int, tuple[Aval, bool]]]:
+    """For each node, for each operand, its aval and whether it lies in HBM.
+
+    The operand of a matmul that is `widened` (see `planner.liveness`) has the dtype that is multiplied, and the bytes
+    per element of the narrow value that is read; nothing is read before.
+    """
+    narrow = {e.target: graph.aval(e.source).itemsize for e in graph.edges if e.target in widened}
     found: dict[int, dict[int, tuple[Aval, bool]]] = {n: {} for n in range(len(graph.nodes))}
     for edge in graph.edges:
-        found[edge.target][edge.operand] = (graph.aval(edge.source), edge.source in stored)
+        aval, held = graph.aval(edge.source), edge.source in stored and edge.target not in widened
+        if edge.source.node in narrow:
+            aval, held = replace(aval, itemsize=narrow[edge.source.node]), True
+        found[edge.target][edge.operand] = (aval, held)
     return found
 
 

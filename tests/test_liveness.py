@@ -68,6 +68,39 @@ def test_a_value_read_by_a_matmul_and_a_sum_is_stored_once():
     assert Port(named(some, "sin")[0]) in buffers(some).stored
 
 
+def narrow_weight(x, q):
+    return x @ q.astype(x.dtype)
+
+
+def converted(fun, x=jnp.float32, w=jnp.int8):
+    """The graph of a function of an activation and a weight, and whether what is converted is stored."""
+    some = graph(fun, array(8, 8, dtype=x), array(8, 8, dtype=w))
+    return [Port(n) in buffers(some).stored for n in named(some, "convert_element_type")]
+
+
+def test_a_matmul_widens_a_narrow_weight_while_it_reads_it():
+    assert converted(narrow_weight) == converted(narrow_weight, w=jnp.bfloat16) == [False]
+
+
+def test_other_conversions_for_a_matmul_are_stored():
+    assert converted(narrow_weight, x=jnp.bfloat16, w=jnp.float32) == [True]  # the copy is cheaper to read
+    assert converted(lambda x, q: x @ jnp.sin(q).astype(x.dtype), w=jnp.bfloat16) == [True]  # nothing narrow is stored
+    assert all(converted(lambda x, q: (lambda w: (x @ w, x @ w.T, w @ x))(q.astype(x.dtype))))  # shared by several
+    assert all(converted(lambda x, q: (lambda w: (x @ w, w))(q.astype(x.dtype))))
+
+
+def test_a_narrow_weight_lives_until_the_matmul_has_read_it():
+    def fun(x, q):
+        w = q.astype(x.dtype)
+        return jnp.tanh(jnp.tanh(x @ x) @ x) @ w
+
+    some = graph(fun, array(8, 8), array(8, 8, dtype=jnp.int8), donate_argnums=1)
+    *_, dot = named(some, "dot_general")
+    narrow = some.inputs[1]
+    (now,) = [set(live.nodes) for live in buffers(some, donated=frozenset({narrow})).live if dot in live.nodes][:1]
+    assert narrow in now
+
+
 def looped(role):
     """An argument enters a loop at time 2, is read at 3, and the loop ends at 6; other values follow at 5 and 7."""
     nodes = [node("input", 1), node(role, 2, end=6), node("op", 3), node("op", 5), node("op", 7)]

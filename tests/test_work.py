@@ -71,9 +71,8 @@ def test_what_is_a_matmul():
 def moved(some, n, mesh, *jobs):
     held = buffers(some).stored
     kept = [Port(n, r) in held for r in range(len(some.nodes[n].avals))]
-    return moved_bytes(
-        some.nodes[n], operand_avals(some, held)[n], kept, strategies(some.nodes[n].rule, *jobs, mesh=mesh)
-    )
+    operands = operand_avals(some, held, buffers(some).widened)[n]
+    return moved_bytes(some.nodes[n], operands, kept, strategies(some.nodes[n].rule, *jobs, mesh=mesh))
 
 
 @pytest.mark.parametrize(("m", "k", "n"), [(8, 16, 32), (64, 8, 8)])
@@ -139,3 +138,16 @@ def test_the_rate_is_that_of_the_largest_operand():
     iota = graph(lambda: jnp.arange(8.0) * 2)
     (n,) = named(iota, "iota")
     assert compute_dtype(iota.nodes[n], {}) == iota.nodes[n].avals[0].dtype
+
+
+def test_a_weight_that_is_widened_on_the_way_is_read_narrow_and_once():
+    """2 bytes an activation, 1 a weight; multiplied in bf16."""
+    some = graph(lambda x, q: x @ q.astype(x.dtype), array(8, 16, dtype=jnp.bfloat16), array(16, 32, dtype=jnp.int8))
+    (dot,), (convert,) = named(some, "dot_general"), named(some, "convert_element_type")
+    mesh, held = MeshShape(("x",), (2,)), buffers(some)
+    assert moved(some, dot, mesh, [WHOLE], [N]).tolist() == [
+        2 * 8 * 16 + 16 * 32 + 2 * 8 * 32,
+        2 * 8 * 16 + 16 * 32 / 2 + 2 * 8 * 32 / 2,
+    ]
+    assert moved(some, convert, mesh, [WHOLE]).tolist() == [0]
+    assert compute_dtype(some.nodes[dot], operand_avals(some, held.stored, held.widened)[dot]) == "bfloat16"
