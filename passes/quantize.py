@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial, wraps
 from inspect import signature
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,8 @@ from jax import Array, lax
 
 from passes.inline import inline
 from passes.jaxpr import as_fun, bind, primitive_name, source
-from passes.scaled import Pair, Walk
+from passes.scaled import Pair, Walk, values_of, varies
+from passes.weights import quantizable, reads_of
 
 LARGEST = 127
 
@@ -75,17 +76,6 @@ def _quantized(weight: Array, contracted: tuple[int, ...]) -> Quantized:
     return Quantized(values.astype(jnp.int8), scales, weight.dtype)
 
 
-def quantizable(closed: Any) -> dict[int, tuple[int, ...]]:
-    """The arguments of a program that are weights of matmuls and nothing else, each with its contracted dims.
-
-    Such an argument is floating, of rank 2 or more, and read by `dot_general` only, always over the same dims and
-    without batch dims, which a cache has. What meets it there is no argument itself; of two, as in `x @ w`, the second
-    is the weight.
-    """
-    alike = {i: set(reads) for i, reads in _reads(closed).items()}
-    return {i: dims for i, kinds in alike.items() if len(kinds) == 1 for dims, as_weight in kinds if dims and as_weight}
-
-
 def quantize(closed: Any, which: Iterable[int] | None = None) -> Any:
     """The program with int8 values and float32 scales, in this order, in the place of some arguments.
 
@@ -116,7 +106,7 @@ def _chosen(closed: Any, which: Iterable[int] | None) -> list[tuple[int, ...] | 
     count = len(closed.jaxpr.invars)
     if which is None:
         return list(map(quantizable(closed).get, range(count)))
-    reads, found = _reads(closed), dict.fromkeys(range(count))
+    reads, found = reads_of(closed), dict.fromkeys(range(count))
     for i in which:
         found[i] = tuple(sorted({d for read in reads.get(i, ()) for d in read.contracted}))
         if not found[i]:
@@ -189,14 +179,14 @@ class _Scaled(Walk):
 
     def dot(self, eqn: Any, lhs: Any, rhs: Any) -> Array:
         whole = [self._unless_late(eqn, side, x) for side, x in enumerate((lhs, rhs))]
-        (result,) = bind(eqn, *map(_values, whole, eqn.invars))
+        (result,) = bind(eqn, *map(values_of, whole, eqn.invars))
         for side, x in enumerate(whole):
             result = _times(result, _aligned(eqn, side, x.scales[0], result.ndim)) if isinstance(x, Pair) else result
         return result
 
     def _unless_late(self, eqn: Any, side: int, x: Any) -> Any:
         """Scales that vary along what is contracted must come before."""
-        late = isinstance(x, Pair) and _varies(x.scales[0], eqn.params["dimension_numbers"][0][side])
+        late = isinstance(x, Pair) and varies(x.scales[0], eqn.params["dimension_numbers"][0][side])
         return self.array(x, eqn.invars[side], eqn) if late else x
 
     def plain(self, pair: Pair, dtype: Any, eqn: Any) -> Array:
@@ -207,14 +197,6 @@ class _Scaled(Walk):
             f"{pair.name} is int8 but multiplied out before {where}: only a matmul over dims without scales reads int8"
         )
         return _times(pair.values.astype(dtype), pair.scales[0])
-
-
-def _values(x: Any, atom: Any) -> Array:
-    return x.values.astype(atom.aval.dtype) if isinstance(x, Pair) else x
-
-
-def _varies(scales: Array, dims: Iterable[int]) -> bool:
-    return any(scales.shape[d] > 1 for d in dims)
 
 
 def _times(x: Array, scales: Array) -> Array:
@@ -230,51 +212,3 @@ def _aligned(eqn: Any, side: int, scales: Array, rank: int) -> Array:
     others = (1,) * (rank - len(first) - len(last))
     shape = (*first, *others, *last) if side else (*first, *last, *others)
     return lax.transpose(scales, (*sorted(contracted), *batch, *free)).reshape(shape)
-
-
-class _Read(NamedTuple):
-    """The dims of an argument that a `dot_general` contracts, none for another reader, and whether as a weight."""
-
-    contracted: tuple[int, ...]
-    as_weight: bool
-
-
-class _Reads(Walk):
-    """Finds who reads an argument. Its pairs have a scale for each dim of the argument, that varies along this dim."""
-
-    def __init__(self) -> None:
-        self.found: dict[Any, list[_Read]] = {}
-
-    def dot(self, eqn: Any, lhs: Any, rhs: Any) -> Array:
-        contracted, batch = eqn.params["dimension_numbers"]
-        for side, x in enumerate((lhs, rhs)):
-            if isinstance(x, Pair):
-                dims = tuple(d for d, scales in enumerate(x.scales) if _varies(scales, contracted[side]))
-                streamed = side == 0 and isinstance(rhs, Pair)
-                self._add(x, _Read(dims, not batch[side] and not streamed))
-        return bind(eqn, *map(_values, (lhs, rhs), eqn.invars))[0]
-
-    def plain(self, pair: Pair, dtype: Any, eqn: Any) -> Array:
-        self._add(pair, _Read((), False))
-        return pair.values.astype(dtype)
-
-    def _add(self, pair: Pair, read: _Read) -> None:
-        self.found.setdefault(pair.name, []).append(read)
-
-
-def _reads(closed: Any) -> Mapping[int, Sequence[_Read]]:
-    """For each argument that may be a weight, who reads it."""
-    walk = _Reads()
-
-    def run(*args: Array) -> list[Array]:
-        return walk.body(closed.jaxpr, *closed.consts, *map(_probe, range(len(args)), args))
-
-    jax.eval_shape(run, *closed.in_avals)
-    return walk.found
-
-
-def _probe(i: int, x: Array) -> Any:
-    if x.ndim < 2 or not jnp.issubdtype(x.dtype, jnp.floating):
-        return x
-    along = (jnp.ones([n if d == e else 1 for e, n in enumerate(x.shape)]) for d in range(x.ndim))
-    return Pair(x, tuple(along), i)

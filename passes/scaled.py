@@ -9,7 +9,7 @@ What a contraction does with a pair, and what becomes of it where anything else 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -35,6 +35,16 @@ class Pair:
     values: Array
     scales: tuple[Array, ...]
     name: Hashable = field(metadata={"static": True})
+
+
+def values_of(x: Any, atom: Any) -> Array:
+    """An array as it is; a pair's values in the dtype that the program has for it."""
+    return x.values.astype(atom.aval.dtype) if isinstance(x, Pair) else x
+
+
+def varies(scales: Array, dims: Iterable[int]) -> bool:
+    """Whether scales differ along some of these dims."""
+    return any(scales.shape[d] > 1 for d in dims)
 
 
 class Walk(ABC):

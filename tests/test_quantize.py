@@ -16,12 +16,12 @@ from benchmarks.models import FAMILIES, materialise, palm
 from passes.quantize import (
     Quantized,
     dequantized,
-    quantizable,
     quantize,
     quantize_arguments,
     quantize_weights,
     quantized,
 )
+from passes.weights import quantizable
 from planner import autoshard, explain, make_plan, testing
 
 EVERY = pytest.mark.parametrize("family", FAMILIES)
