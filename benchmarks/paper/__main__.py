@@ -46,16 +46,22 @@ def times() -> Table:
     """Figure 1 and table 2: measured, the paper's formula, the full cost model."""
     settings = (latency.formula(), latency.full(PRESETS["tpu-v4"]))
     columns = ("phase", ">batch", ">measured", "layout", ">formula", ">error", "picks", ">full", ">error", "picks")
-    table = _table("PaLM 540B, bf16, 64 chips: measured beside predicted", *columns)
+    table = _table("PaLM 540B, 64 chips: measured beside predicted", *columns)
     found = []
     for p in (*latency.POINTS, *latency.TABLE2):
-        both = [latency.predict(p.phase, p.batch, setting) for setting in settings]
+        both = [latency.predict(p.phase, p.batch, setting, p.int8) for setting in settings]
         cells = [
             c
             for q in both
             for c in (seconds(q.seconds), f"{q.seconds / p.seconds - 1:+.0%}", f"{q.ffn}, {q.attention}")
         ]
-        table.add_row(p.phase, str(p.batch), seconds(p.seconds), f"{p.ffn} {p.attention}".strip(), *cells)
+        table.add_row(
+            f"{p.phase}{' int8' if p.int8 else ''}",
+            str(p.batch),
+            seconds(p.seconds),
+            f"{p.ffn} {p.attention}".strip(),
+            *cells,
+        )
         found.append((p.seconds, *(q.seconds for q in both)))
     table.caption = "\n".join(_quality(name, np.array(found), i) for i, name in ((1, "formula"), (2, "full")))
     return table

@@ -9,6 +9,7 @@ from jax.sharding import AbstractMesh
 
 from benchmarks.models import palm
 from benchmarks.paper.words import describe
+from passes.quantize import quantize_arguments, quantized
 from planner import stages
 from planner.cost.hardware import PRESETS, Machine
 from planner.cost.paper import PaperFormula, unpadded
@@ -22,7 +23,7 @@ MESH = AbstractMesh((4, 4, 4), ("x", "y", "z"))
 
 @dataclass(frozen=True)
 class Point:
-    """A measurement: bf16, context or prompt of 2048 tokens, `seconds` per step."""
+    """A measurement: context or prompt of 2048 tokens, weights in bf16 or int8, `seconds` per step."""
 
     phase: str
     batch: int
@@ -30,6 +31,7 @@ class Point:
     source: str
     ffn: str = ""
     attention: str = ""
+    int8: bool = False
 
 
 POINTS = (
@@ -48,6 +50,8 @@ POINTS = (
 TABLE2 = (
     Point("prefill", 512, 85.2, "table 2", "WG XYZ", "batch"),
     Point("decode", 512, 6.0 / 64, "table 2", "WS 2D", "batch"),
+    Point("prefill", 1, 0.29, "table 2", "WS 2D", "head", int8=True),
+    Point("decode", 64, 1.82 / 64, "table 2", "WS 2D", "batch", int8=True),
 )
 
 
@@ -62,11 +66,12 @@ class Prediction:
 
 
 @cache
-def program_of(phase: str, batch: int) -> Program:
+def program_of(phase: str, batch: int, int8: bool = False) -> Program:
     """PaLM 540B with heads padded to 64, as the paper ran it."""
     fun, args = getattr(palm, phase)("540b", batch)
-    donate = {"donate_argnames": ("cache",)} if phase == "decode" else {}
-    return trace(fun, args, {}, MESH, **donate)
+    if int8:
+        args, fun = quantize_arguments(fun, *args), quantized(fun)
+    return trace(fun, args, {}, MESH, donate_argnums=(1,) if phase == "decode" else ())
 
 
 def full(machine: Machine) -> Setting:
@@ -80,15 +85,15 @@ def formula() -> Setting:
     return Setting(MESH, machine, machine.chip.hbm_bytes, prices=PaperFormula(machine.chip))
 
 
-def formulation_of(phase: str, batch: int, setting: Setting) -> Formulation:
+def formulation_of(phase: str, batch: int, setting: Setting, int8: bool = False) -> Formulation:
     """The integer program of a phase and batch, given only the model and the mesh."""
-    program = program_of(phase, batch)
+    program = program_of(phase, batch, int8)
     return stages.formulation_of(program, stages.graph_of(program, setting, None, None), setting)
 
 
-def predict(phase: str, batch: int, setting: Setting) -> Prediction:
+def predict(phase: str, batch: int, setting: Setting, int8: bool = False) -> Prediction:
     """The planner's choice and its price."""
-    formulation = formulation_of(phase, batch, setting)
+    formulation = formulation_of(phase, batch, setting, int8)
     solution = solve(formulation.problem)
     ffn, attention = describe(formulation, solution.choice, batch)
     return Prediction(solution.seconds, solution.bound, ffn, attention)
@@ -96,7 +101,7 @@ def predict(phase: str, batch: int, setting: Setting) -> Prediction:
 
 def errors(points: Sequence[Point], setting: Setting) -> list[float]:
     """Signed relative error of each prediction."""
-    return [predict(p.phase, p.batch, setting).seconds / p.seconds - 1 for p in points]
+    return [predict(p.phase, p.batch, setting, p.int8).seconds / p.seconds - 1 for p in points]
 
 
 def with_constants(machine: Machine, flops_share: float, hbm_share: float, overhead: float) -> Machine:
