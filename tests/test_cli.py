@@ -123,7 +123,7 @@ def test_bad_words_are_refused(here, changes, words):
 
 
 def test_too_little_memory_is_refused(here):
-    refused(planned(here, "a.json", "--memory-limit", "0.001"), "no plan fits", "GB")
+    refused(planned(here, "a.json", "--memory-limit", "0.001"), "no plan fits", "MB more than the 1 MB")
     assert not Path("a.json").exists()
 
 

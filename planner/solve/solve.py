@@ -60,7 +60,8 @@ def solve(
     report("memory", fits.seconds, bound)
     if np.isfinite(fits.seconds):
         return _solution(fits, bound)
-    return _least_excess(problem, memory, free, effort, report)
+    report("nothing fits: least excess", np.inf, bound)
+    return _least_excess(problem, memory, free, effort)
 
 
 def _within(problem: Problem, memory: Memory, best: Best, free: Best, effort: Effort, report: Progress) -> float:
@@ -74,7 +75,7 @@ def _within(problem: Problem, memory: Memory, best: Best, free: Best, effort: Ef
         return best.seconds
 
 
-def _least_excess(problem: Problem, memory: Memory, free: Best, effort: Effort, report: Progress) -> Solution:
+def _least_excess(problem: Problem, memory: Memory, free: Best, effort: Effort) -> Solution:
     """When nothing fits: as few bytes over the limit as possible, then as few seconds."""
 
     def excess(choice: Sequence[int]) -> float:
@@ -86,16 +87,14 @@ def _least_excess(problem: Problem, memory: Memory, free: Best, effort: Effort, 
 
     least = Best(excess, effort.gap)
     costless = _costless(problem)
-    pricing = Pricing(
-        simplify(network(costless, memory.member)), memory, least, free.score, _labour(effort), soft=True, report=report
-    )
+    pricing = Pricing(simplify(network(costless, memory.member)), memory, least, free.score, _labour(effort), soft=True)
     pricing.seconds = lambda choice: evaluate(costless, choice)
     pricing.add(free.choice)
     look(pricing, effort)
     best = Best(within, effort.gap)
     best.offer(least.choice)
     relaxed = replace(problem, limit=peak(problem, least.choice))
-    bound = _within(relaxed, Memory(relaxed), best, free, effort, report)
+    bound = _within(relaxed, Memory(relaxed), best, free, effort, lambda *_: None)
     if least.seconds == 0:
         return _solution(best, bound)
     return Solution(best.choice, best.seconds, min(bound, best.seconds), "infeasible", least.seconds)
