@@ -46,9 +46,7 @@ class LinkTable:
     seconds: Array
 
 
-def formulate(
-    graph: Graph, mesh: MeshShape, model: CostModel, chip: Chip, limit: float, donated: frozenset[int] = frozenset()
-) -> Formulation:
+def formulate(graph: Graph, mesh: MeshShape, model: CostModel, chip: Chip, limit: float) -> Formulation:
     """The problem of choosing one strategy per node of a graph.
 
     Args:
@@ -57,16 +55,15 @@ def formulate(
         model: Seconds of local work and of collectives.
         chip: Tiles that buffers and matmuls are padded to.
         limit: Bytes of memory per chip.
-        donated: Input nodes whose buffers the program may reuse.
     """
     strategies = tuple(_strategies(graph, mesh))
     tables = _Tables(mesh, model)
     links = tuple(tables.link(graph.aval(e.source), strategies, e) for e in graph.edges)
-    held = buffers(graph, donated)
+    held = buffers(graph)
     usage = _usages(graph, strategies, held.stored, chip)
     work = _costs(graph, strategies, held, model, chip)
     cost = tuple(c + STORAGE * u / chip.hbm_bandwidth for c, u in zip(work, usage))
-    edges = tuple(_edge(graph, e, link, chip, mesh) for e, link in zip(graph.edges, links))
+    edges = tuple(_edge(graph, i, link, held, chip, mesh) for i, link in enumerate(links))
     live = tuple(integer.Live(now.nodes, now.edges, now.label) for now in held.live)
     return Formulation(graph, mesh, strategies, links, integer.Problem(cost, edges, usage, live, limit))
 
@@ -141,14 +138,17 @@ class _Tables:
         return np.where(steps.possible, total, np.inf)
 
 
-def _edge(graph: Graph, edge: Edge, link: LinkTable, chip: Chip, mesh: MeshShape) -> integer.Edge:
+def _edge(graph: Graph, i: int, link: LinkTable, held: Buffers, chip: Chip, mesh: MeshShape) -> integer.Edge:
     """The edge's seconds, and the bytes of the copy that a reshard makes."""
+    edge = graph.edges[i]
     role, aval = graph.nodes[edge.target].role, graph.aval(edge.source)
     moves = np.bitwise_or.reduce([link.steps.masks[s] for s in STEPS]) > 0
+    apart = (link.sources[:, None] != link.targets[None]).any(-1) | (i in held.copied)
     copied = None
-    if role == "value":
+    if role == "value" or i in held.handed | held.copied:
+        moves = moves if role == "value" and i not in held.handed else apart
         copied = np.where(moves, held_bytes(aval, link.sources, chip, mesh, role)[:, None], 0.0)
-    elif role in ("op", "slice", *MOVED):
+    elif role in ("op", "slice", "stack", *MOVED):
         copied = np.where(moves, held_bytes(aval, link.targets, chip, mesh, role)[None, :], 0.0)
     return integer.Edge(edge.source.node, edge.target, link.row, link.col, link.seconds * edge.trips, copied)
 

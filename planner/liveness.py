@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from planner.graph import Edge, Graph, Node, Port
+from planner.handover import Handovers, handovers
+from planner.reads import Reads, end_of, ports, reads_of
 from planner.work import is_matmul
 
 
@@ -29,11 +31,15 @@ class Buffers:
         stored: Ports whose value lies in HBM.
         widened: Nodes that convert a stored value to a wider type for a matmul, which does so while it reads it.
         live: The maximal live sets, in program order.
+        handed: Edges along which a buffer is handed over: where layouts differ, the source's bytes count as well.
+        copied: Edges whose value is copied in any case.
     """
 
     stored: frozenset[Port]
     live: tuple[Live, ...]
     widened: frozenset[int] = frozenset()
+    handed: frozenset[int] = frozenset()
+    copied: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, order=True)
@@ -44,22 +50,19 @@ class _Interval:
     index: int
 
 
-def buffers(graph: Graph, donated: frozenset[int] = frozenset()) -> Buffers:
-    """The buffers of a graph; arguments that are not `donated` (by node) live as long as the program."""
+def buffers(graph: Graph) -> Buffers:
+    """The buffers of a graph."""
     readers = graph.readers()
     stored = frozenset(
-        p for n, node in enumerate(graph.nodes) for p in _ports(n, node) if _stored(graph, node, readers.get(p, ()))
+        p for n, node in enumerate(graph.nodes) for p in ports(n, node) if _stored(graph, node, readers.get(p, ()))
     )
     widened = frozenset(e.target for e in graph.edges if e.source in stored and _widens(graph, e, readers))
     stored -= {Port(n) for n in widened}
-    last = max(node.end for node in graph.nodes) + 1
-    reads = {port: [*_through(edges, readers, widened)] for port, edges in readers.items()}
-    intervals = [*_held(graph, reads, stored, donated, last), *_copies(graph, reads, widened, last)]
-    return Buffers(stored, tuple(_maximal(graph, sorted(intervals))), widened)
-
-
-def _ports(n: int, node: Node) -> Sequence[Port]:
-    return [Port(n, r) for r in range(len(node.avals))]
+    reads = reads_of(graph, stored)
+    shared = handovers(graph, reads)
+    intervals = [*_held(graph, stored, shared), *_copies(graph, reads, stored, shared)]
+    handed, copied = frozenset(shared.edges), frozenset(shared.copied) - frozenset(shared.edges)
+    return Buffers(stored, tuple(_maximal(graph, sorted(intervals))), widened, handed, copied)
 
 
 def _stored(graph: Graph, node: Node, readers: Sequence[Edge]) -> bool:
@@ -83,43 +86,32 @@ def _widens(graph: Graph, edge: Edge, readers: Mapping[Port, Sequence[Edge]]) ->
     return wider and reader.role == "op" and is_matmul(reader.rule)
 
 
-def _through(edges: Sequence[Edge], readers: Mapping[Port, Sequence[Edge]], widened: frozenset[int]) -> Iterator[Edge]:
-    """Who reads a value, also while it is widened."""
-    for edge in edges:
-        yield edge
-        if edge.target in widened:
-            yield from readers[Port(edge.target)]
-
-
-def _held(
-    graph: Graph, readers: Mapping[Port, Sequence[Edge]], stored: frozenset[Port], donated: frozenset[int], last: int
-) -> Iterator[_Interval]:
+def _held(graph: Graph, stored: frozenset[Port], shared: Handovers) -> Iterator[_Interval]:
+    """Arguments stay to the end, everything else until nobody reads it, or someone takes its buffer over."""
+    last = end_of(graph)
     for n, node in enumerate(graph.nodes):
-        ports = [port for port in _ports(n, node) if port in stored]
-        if not ports:
-            continue
-        reads = [e for port in ports for e in readers.get(port, ())]
-        stop = max((_until(graph.nodes[e.target], last) for e in reads), default=node.time)
-        whole_program = node.role == "input" and (n not in donated or n in graph.outputs)
-        yield _Interval(
-            0 if node.role == "input" else node.time, last if whole_program else max(stop, node.time), False, n
-        )
+        start, stop = (0, last) if node.role == "input" else (node.time, shared.stops[n])
+        if n not in shared.residents and start <= stop and any(port in stored for port in ports(n, node)):
+            yield _Interval(start, stop, False, n)
 
 
-def _until(reader: Node, last: int) -> int:
-    return last if reader.role in ("output", "input") else max(reader.time, reader.end)
-
-
-def _copies(
-    graph: Graph, readers: Mapping[Port, Sequence[Edge]], widened: frozenset[int], last: int
-) -> Iterator[_Interval]:
-    """The copy that a reshard on an edge makes: as long as the place it fills; into a loop, to the loop's end."""
+def _copies(graph: Graph, reads: Reads, stored: frozenset[Port], shared: Handovers) -> Iterator[_Interval]:
     for i, edge in enumerate(graph.edges):
-        target = graph.nodes[edge.target]
-        lasts = target.role in ("copy", "const") or edge.target in widened
-        reads = readers.get(Port(edge.target), ()) if lasts else ()
-        stop = max((_until(graph.nodes[e.target], last) for e in reads), default=target.time)
-        yield _Interval(target.time, last if target.role == "output" else max(stop, target.time, target.end), True, i)
+        start, stop = shared.edges.get(i) or shared.copied.get(i) or _copy(graph, edge, reads, stored)
+        yield _Interval(start, stop, True, i)
+
+
+def _copy(graph: Graph, edge: Edge, reads: Reads, stored: frozenset[Port]) -> tuple[int, int]:
+    """When there is the copy that a reshard makes: as long as the place it fills; into a loop, to the loop's end."""
+    target, made = graph.nodes[edge.target], graph.nodes[edge.source.node].time
+    if target.role == "stack":
+        return made, made
+    if target.role == "output":
+        return target.time, end_of(graph)
+    results = ports(edge.target, target)
+    lasts = target.role == "copy" or not any(port in stored for port in results)
+    later = [read.time for port in results for read in reads[port]] if lasts else []
+    return target.time, max([target.time, target.end, *later])
 
 
 def _maximal(graph: Graph, intervals: Sequence[_Interval]) -> Iterator[Live]:

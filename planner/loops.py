@@ -109,9 +109,9 @@ def _close(
     trips: float,
     bodies: tuple[Body, ...],
 ) -> Ports:
-    """What a body returns goes to its targets; what the loop reads is needed until now."""
+    """What a body returns goes to its targets; what the loop reads and writes is needed until now."""
     _join(build, results, targets, trips)
-    for port in (p for p in inputs if p is not None):
+    for port in (p for p in (*inputs, *targets) if p is not None):
         build.nodes[port.node] = replace(build.nodes[port.node], end=build.clock)
     build.loops.append(Loop(path, _nodes(inputs), tuple(p.node for p in targets), bodies))
     return list(targets)

@@ -68,8 +68,7 @@ def graph_of(program: Program, setting: Setting, in_shardings: Any, out_sharding
 
 def formulation_of(program: Program, graph: Graph, setting: Setting) -> Formulation:
     """The integer program. Raises MeshError when a mesh axis can split nothing."""
-    donated = frozenset(n for n, given in zip(graph.inputs, program.donated) if given)
-    found = formulate(graph, setting.shape, setting.model, setting.machine.chip, setting.limit, donated)
+    found = formulate(graph, setting.shape, setting.model, setting.machine.chip, setting.limit)
     for a, (name, ways) in enumerate(zip(setting.shape.names, setting.shape.sizes)):
         if ways > 1 and not any((s.factor_masks >> a & 1).any() for s in found.strategies if len(s)):
             sizes = sorted({d for node in graph.nodes for d in node.rule.sizes if d > 1})

@@ -1,0 +1,18 @@
+import pytest
+
+from benchmarks.memory import model, small, table
+
+
+@pytest.mark.parametrize("case", [*small()], ids=lambda case: case.name)
+def test_small_programs_need_what_xla_allocates(case):
+    assert 0.99 < case.planned() / case.compiled() < 1.15
+
+
+@pytest.mark.parametrize("kind", ["decode", "prefill"])
+def test_serving_needs_what_xla_allocates(kind):
+    case = model("palm", kind, scan=True)
+    assert 0.9 < case.planned() / case.compiled() < 1.15
+
+
+def test_the_table_names_every_case():
+    assert table([next(small())]).row_count == 1
