@@ -41,6 +41,8 @@ class Site:
         lhs: Spec of the lhs as it comes.
         rhs: Spec of the rhs as it comes.
         out: Spec of the result.
+        opened: Axes over which the result stays an open sum. It leaves the ring with a dim in front, split over them,
+            and is summed over that dim: where the reduction goes is the compiler's or a constraint's business.
     """
 
     kind: Literal["all_gather", "reduce_scatter"]
@@ -48,6 +50,7 @@ class Site:
     lhs: PartitionSpec
     rhs: PartitionSpec
     out: PartitionSpec
+    opened: tuple[str, ...] = ()
 
 
 def fuse(closed: Any, sites: Mapping[Path, Site], mesh: Mesh | AbstractMesh) -> Any:
@@ -56,14 +59,15 @@ def fuse(closed: Any, sites: Mapping[Path, Site], mesh: Mesh | AbstractMesh) -> 
     Raises:
         ValueError: A path does not name a `dot_general`, or the specs of a site describe no such ring.
     """
+    return jaxpr.rewrite(closed, rings(closed, sites, mesh))
+
+
+def rings(closed: Any, sites: Mapping[Path, Site], mesh: Mesh | AbstractMesh) -> Callable[[Path, Any], Callable | None]:
+    """What stands in for the equation at each site; for `jaxpr.rewrite`, or `constrain` in one go. Raises as `fuse`."""
     dots = {path for path, eqn in jaxpr.walk(closed) if jaxpr.primitive_name(eqn) == "dot_general"}
     if strange := [jaxpr.show(path) for path in sites if path not in dots]:
         raise ValueError(f"no dot_general at {', '.join(strange)}; take paths from walk() on this very program")
-
-    def replace(path: Path, eqn: Any) -> Callable | None:
-        return _ring(path, eqn, sites[path], auto(mesh)) if path in sites else None
-
-    return jaxpr.rewrite(closed, replace)
+    return lambda path, eqn: _ring(path, eqn, sites[path], auto(mesh)) if path in sites else None
 
 
 def _ring(path: Path, eqn: Any, site: Site, mesh: Mesh | AbstractMesh) -> Callable:
@@ -72,8 +76,13 @@ def _ring(path: Path, eqn: Any, site: Site, mesh: Mesh | AbstractMesh) -> Callab
         local = _local(site, names, eqn.params)
     except ValueError as error:
         raise ValueError(f"{jaxpr.locate(path, eqn)}: {error}; {site}") from error
-    mapped = jax.shard_map(local, mesh=mesh, in_specs=(site.lhs, site.rhs), out_specs=site.out, check_vma=False)
-    return jax.named_scope(SCOPE)(lambda lhs, rhs: [mapped(lhs, rhs)])
+    specs: dict[str, Any] = {"mesh": mesh, "in_specs": (site.lhs, site.rhs), "check_vma": False}
+    if not site.opened:
+        whole = jax.shard_map(local, out_specs=site.out, **specs)
+        return jax.named_scope(SCOPE)(lambda lhs, rhs: [whole(lhs, rhs)])
+    out = PartitionSpec(site.opened, *site.out)
+    summands = jax.shard_map(lambda lhs, rhs: local(lhs, rhs)[None], out_specs=out, **specs)
+    return jax.named_scope(SCOPE)(lambda lhs, rhs: [lax.reduce_sum(summands(lhs, rhs), (0,))])
 
 
 def _local(site: Site, names: tuple[Loops, Loops, Loops], params: Mapping[str, Any]) -> Callable:
@@ -82,7 +91,7 @@ def _local(site: Site, names: tuple[Loops, Loops, Loops], params: Mapping[str, A
     axis = site.axis if isinstance(site.axis, tuple) else (site.axis,)
     common: dict[str, Any] = {k: params[k] for k in ("dimension_numbers", "precision", "preferred_element_type")}
     opened = [a for loop, axes in lhs.items() if loop not in out and rhs[loop] for a in axes]
-    finish = _finish(out, names[2], [a for a in opened if a not in axis])
+    finish = _finish(out, names[2], [a for a in opened if a not in axis and a not in site.opened])
     if site.kind == "all_gather":
         operand, loop = _gathered(lhs, rhs, out, axis)
         (lhs, rhs)[operand][loop] = (lhs, rhs)[operand][loop][: -len(axis)]

@@ -45,6 +45,7 @@ def constrain(
     mesh: Mesh | AbstractMesh,
     inputs: Mapping[Path, Specs] | None = None,
     outputs: Mapping[Path, Specs] | None = None,
+    instead: Callable[[Path, Any], Callable | None] | None = None,
 ) -> Any:
     """The program with the given values constrained to the given specs.
 
@@ -55,6 +56,8 @@ def constrain(
         mesh: Its axes are named by the specs. Explicit axes are taken as Auto ones.
         inputs: For bodies, specs of their inputs: `()` is the program itself, `(3, "jaxpr")` the body of equation 3.
         outputs: For bodies, specs of their outputs.
+        instead: `instead(path, eqn)` gives None, or a function of the operands that stands in for the equation,
+            between the constraints.
 
     Raises:
         ValueError: A path is not in the program, or a spec does not fit its value.
@@ -68,11 +71,12 @@ def constrain(
         return tuple(None if s is None else trace(aval, s) for aval, s in zip(types, shardings))
 
     def replace(path: Path, eqn: Any) -> jaxpr.Around | None:
-        if (pin := pins.get(path)) is None:
-            return None
+        pin, middle = pins.get(path), instead(path, eqn) if instead else None
+        if pin is None:
+            return middle and jaxpr.Around((None,) * len(eqn.invars), (None,) * len(eqn.outvars), middle)
         where = jaxpr.locate(path, eqn)
         operands = programs(where, "operands", pin.operands, [v.aval for v in eqn.invars])
-        return jaxpr.Around(operands, programs(where, "results", pin.results, [v.aval for v in eqn.outvars]))
+        return jaxpr.Around(operands, programs(where, "results", pin.results, [v.aval for v in eqn.outvars]), middle)
 
     enter, leave = _border("inputs", inputs or {}, mesh), _border("outputs", outputs or {}, mesh)
     return jaxpr.share(jaxpr.rewrite(closed, replace, enter, leave), _inserted)

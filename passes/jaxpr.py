@@ -36,10 +36,14 @@ _LIBRARY = tuple(
 
 @dataclass(frozen=True)
 class Around:
-    """Keeps an equation, and sends operands and results through programs of one value; None leaves a value alone."""
+    """Keeps an equation, and sends operands and results through programs of one value; None leaves a value alone.
+
+    With `instead`, a function of its operands that returns its results, something else stands in the middle.
+    """
 
     operands: tuple[ClosedJaxpr | None, ...]
     results: tuple[ClosedJaxpr | None, ...]
+    instead: Fun | None = None
 
 
 Replacement = Fun | ClosedJaxpr | Around
@@ -269,7 +273,10 @@ class _Splice:
         ins = [_read(self.env, v) for v in eqn.invars]
         for i, f in enumerate(around.operands):
             ins[i : i + 1] = [ins[i]] if f is None else self.apply(path, eqn, f, [ins[i]], [ins[i]])
-        self.eqns.append(_instance(eqn.replace(invars=ins), self.env))
+        if around.instead is None:
+            self.eqns.append(_instance(eqn.replace(invars=ins), self.env))
+        else:
+            self.env |= dict(zip(eqn.outvars, self.apply(path, eqn, around.instead, ins, eqn.outvars)))
         for v, f in zip(eqn.outvars, around.results):
             if f is not None and not isinstance(v, DropVar):
                 self.replace(path, eqn, f, [v], [v])

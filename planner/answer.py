@@ -11,13 +11,15 @@ from planner.cost.model import CostModel
 from planner.formulate import Formulation
 from planner.graph import Edge, Node, Port
 from planner.notation import Notation
-from planner.order import Ordered, dim_axes
-from planner.plan import Body, Chain, Collective, Holder, Operation, Spec
+from planner.order import Ordered, dim_axes, operand_axes, result_axes
+from planner.plan import Body, Chain, Collective, Holder, Operation, Ring, Spec
 from planner.reshard import STEPS
 from planner.solve.problem import live_bytes
+from planner.work import travelling_bytes
 
 TOP = 12
 PLACES = ("copy", "const")
+RESULT = 2
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,16 @@ class Answer:
 
     def spec(self, port: Port) -> Spec:
         """Mesh axes of each dim of the value at a port."""
-        rule = self.formulation.graph.nodes[port.node].rule
-        return tuple(dim_axes(rule.results[port.result], self.ordered.orders[port.node]))
+        n = port.node
+        return tuple(result_axes(self.formulation, n, self.choice[n], port.result, self.ordered.orders[n]))
+
+    def taken_spec(self, n: int, i: int) -> Spec:
+        """Mesh axes of each dim of operand `i` as node `n` takes it."""
+        return tuple(operand_axes(self.formulation, n, self.choice[n], i, self.ordered.orders[n]))
 
     def operand_spec(self, edge: Edge) -> Spec:
         """Mesh axes of each dim of a value as the edge's target reads it."""
-        rule = self.formulation.graph.nodes[edge.target].rule
-        return tuple(dim_axes(rule.operands[edge.operand], self.ordered.orders[edge.target]))
+        return self.taken_spec(edge.target, edge.operand)
 
     def open_axes(self, port: Port) -> tuple[str, ...]:
         """Mesh axes over which the value at a port is still to be summed."""
@@ -83,7 +88,17 @@ def _operation(answer: Answer, n: int, node: Node) -> Operation:
         flops=float(node.trips * node.rule.flops * f.strategies[n].local_sizes[x].prod()),
         operands=tuple(_operand_pin(answer, n, i) for i in range(len(node.rule.operands))),
         results=tuple(_result_pin(answer, Port(n, r)) for r in range(len(node.avals))),
+        ring=_ring(answer, n),
     )
+
+
+def _ring(answer: Answer, n: int) -> Ring | None:
+    ring = answer.formulation.strategies[n].ring(answer.choice[n])
+    if ring is None:
+        return None
+    lhs, rhs = (answer.taken_spec(n, i) for i in (0, 1))
+    kind = "reduce_scatter" if ring.place == RESULT else "all_gather"
+    return Ring(kind=kind, axes=ring.axes, lhs=lhs, rhs=rhs, out=answer.spec(Port(n)), opened=answer.open_axes(Port(n)))
 
 
 def _operand_pin(answer: Answer, n: int, i: int) -> Chain:
@@ -161,6 +176,30 @@ def collectives(answer: Answer) -> Iterator[Collective]:
     graph = answer.formulation.graph
     for i in sorted(range(len(graph.edges)), key=lambda i: (graph.nodes[graph.edges[i].target].time, i)):
         yield from _reshard(answer, i, graph.edges[i])
+    for n in range(len(graph.nodes)):
+        yield from _inside(answer, n)
+
+
+def _inside(answer: Answer, n: int) -> Iterator[Collective]:
+    """The collective that a matmul runs as a ring."""
+    f, x = answer.formulation, answer.choice[n]
+    if (ring := f.strategies[n].ring(x)) is None:
+        return
+    node, operand = f.graph.nodes[n], min(ring.place, 1)
+    one = f.strategies[n].keep([x])
+    edge = answer.operands[n, operand]
+    avals = {i: (f.graph.aval(answer.operands[n, i].source), True) for i in (0, 1) if (n, i) in answer.operands}
+    yield Collective(
+        kind="reduce_scatter" if ring.place == RESULT else "all_gather",
+        axes=ring.axes,
+        nbytes=float(travelling_bytes(node, avals, one)[0]),
+        trips=node.trips,
+        seconds=0.0,
+        value=node.name if ring.place == RESULT else f.graph.nodes[edge.source.node].name,
+        path=show(node.path),
+        source=node.source,
+        ring=True,
+    )
 
 
 def _reshard(answer: Answer, i: int, edge: Edge) -> Iterator[Collective]:

@@ -1,7 +1,7 @@
 """Graph × strategies × cost → the integer program. The only place where they meet."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -14,11 +14,14 @@ from planner.reshard import STEPS, Reshard, reshard
 from planner.rules.rule import Rule
 from planner.sharding import MeshShape, names_of
 from planner.solve import problem as integer
-from planner.strategy import Strategies, enumerate_strategies
-from planner.work import compute_dtype, held_bytes, local_flops, moved_bytes, operand_avals
+from planner.strategy import NO_RING, Strategies, enumerate_strategies
+from planner.work import compute_dtype, held_bytes, local_flops, moved_bytes, operand_avals, travelling_bytes
 
 Array = np.ndarray
 MOVED = ("copy", "const", "output")
+RINGED = "dot_general"
+WORTH = 0.98
+TINY = 1e-12  # seconds
 STORAGE = 1e-6
 """Of two plans that take the same time the thriftier one: holding a byte costs a millionth of reading it once."""
 
@@ -56,12 +59,28 @@ def formulate(graph: Graph, mesh: MeshShape, model: CostModel, chip: Chip, limit
         chip: Tiles that buffers and matmuls are padded to.
         limit: Bytes of memory per chip.
     """
-    strategies = tuple(_strategies(graph, mesh))
+    return priced(graph, _strategies(graph, mesh), mesh, model, chip, limit, WORTH)
+
+
+def priced(
+    graph: Graph,
+    strategies: Sequence[Strategies],
+    mesh: MeshShape,
+    model: CostModel,
+    chip: Chip,
+    limit: float,
+    worth: float = np.inf,
+) -> Formulation:
+    """As `formulate`, with these strategies of each node.
+
+    Rings that take more than the share `worth` of the time of the matmul and its collective in turn are left out.
+    """
+    held = buffers(graph)
+    kept = _worked(graph, strategies, held, model, chip, worth)
+    strategies, work = tuple(s for s, _ in kept), tuple(seconds for _, seconds in kept)
     tables = _Tables(mesh, model)
     links = tuple(tables.link(graph.aval(e.source), strategies, e) for e in graph.edges)
-    held = buffers(graph)
     usage = _usages(graph, strategies, held.stored, chip)
-    work = _costs(graph, strategies, held, model, chip)
     cost = tuple(c + STORAGE * u / chip.hbm_bandwidth for c, u in zip(work, usage))
     edges = tuple(_edge(graph, i, link, held, chip, mesh) for i, link in enumerate(links))
     live = tuple(integer.Live(now.nodes, now.edges, now.label) for now in held.live)
@@ -76,9 +95,9 @@ def _strategies(graph: Graph, mesh: MeshShape) -> Sequence[Strategies]:
         is_open = (node.role == "op" and passes_open(node, n, sources, graph.opened)) or (
             Port(n) in graph.opened and node.role == "value"
         )
-        key = (rule_key(node.rule), is_open)
+        key = (rule_key(node.rule), is_open, node.name == RINGED)
         if key not in known:
-            known[key] = enumerate_strategies(node.rule, mesh, may_be_open=is_open)
+            known[key] = enumerate_strategies(node.rule, mesh, may_be_open=is_open, rings=node.name == RINGED)
         found.append(_pinned(node, known[key]))
     return found
 
@@ -153,20 +172,61 @@ def _edge(graph: Graph, i: int, link: LinkTable, held: Buffers, chip: Chip, mesh
     return integer.Edge(edge.source.node, edge.target, link.row, link.col, link.seconds * edge.trips, copied)
 
 
-def _costs(
-    graph: Graph, strategies: Sequence[Strategies], held: Buffers, model: CostModel, chip: Chip
-) -> tuple[Array, ...]:
-    """Seconds of each node's local work, all trips; places cost nothing but what their edges cost."""
+def _worked(
+    graph: Graph, strategies: Sequence[Strategies], held: Buffers, model: CostModel, chip: Chip, worth: float
+) -> list[tuple[Strategies, Array]]:
+    """Each node's strategies that are `worth` it, and their seconds of local work, all trips.
+
+    Places cost nothing but what their edges cost.
+    """
     operands = operand_avals(graph, held.stored, held.widened)
-
-    def seconds(n: int, node: Node, s: Strategies) -> Array:
+    known: dict[object, tuple[Strategies, Array]] = {}
+    found = []
+    for n, (node, s) in enumerate(zip(graph.nodes, strategies)):
         if node.role != "op":
-            return np.zeros(len(s))
-        kept = [Port(n, r) in held.stored for r in range(len(node.avals))]
-        nbytes = moved_bytes(node, operands[n], kept, s)
-        return node.trips * model.compute(local_flops(node.rule, s, chip), nbytes, compute_dtype(node, operands[n]))
+            found.append((s, np.zeros(len(s))))
+            continue
+        kept = tuple(Port(n, r) in held.stored for r in range(len(node.avals)))
+        key = (id(s), kept, tuple(sorted(operands[n].items())), node.avals)
+        if key not in known:
+            known[key] = _worthwhile(s, worth, *_seconds(_Local(node, operands[n], kept, model, chip), s))
+        found.append((known[key][0], node.trips * known[key][1]))
+    return found
 
-    return tuple(seconds(n, node, s) for n, (node, s) in enumerate(zip(graph.nodes, strategies)))
+
+@dataclass(frozen=True)
+class _Local:
+    """An operation, what its operands are, and which results go to HBM."""
+
+    node: Node
+    operands: Mapping[int, tuple[Aval, bool]]
+    kept: Sequence[bool]
+    model: CostModel
+    chip: Chip
+
+    def work(self, s: Strategies) -> Array:
+        """Seconds of one trip without its launch."""
+        nbytes = moved_bytes(self.node, self.operands, self.kept, s)
+        dtype = compute_dtype(self.node, self.operands)
+        return self.model.compute(local_flops(self.node.rule, s, self.chip), nbytes, dtype)
+
+
+def _seconds(local: _Local, s: Strategies) -> tuple[Array, Array]:
+    """Seconds of one trip, and what rings compete with: the same matmul, and its collective after or before it."""
+    model, seconds = local.model, local.work(s)
+    launch = model.launch if any(local.kept) else 0.0
+    ringed = s.rings[:, 0] != NO_RING
+    if not ringed.any():
+        return seconds + launch, seconds
+    nbytes, mask = travelling_bytes(local.node, local.operands, s), np.where(ringed, s.rings[:, 2], 0)
+    alone = local.work(replace(s, rings=np.full_like(s.rings, NO_RING)))
+    apart = alone + launch + model.collective("all_gather", nbytes, mask)
+    return np.where(ringed, model.ring(seconds, nbytes, mask), seconds + launch), apart
+
+
+def _worthwhile(s: Strategies, worth: float, seconds: Array, apart: Array) -> tuple[Strategies, Array]:
+    keep = (s.rings[:, 0] == NO_RING) | (seconds <= worth * np.maximum(apart, TINY))
+    return (s, seconds) if keep.all() else (s.keep(keep), seconds[keep])
 
 
 def _usages(graph: Graph, strategies: Sequence[Strategies], stored: frozenset[Port], chip: Chip) -> tuple[Array, ...]:

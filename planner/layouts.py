@@ -92,6 +92,12 @@ def weight_matmuls(graph: Graph) -> tuple[WeightMatmul, ...]:
     return tuple(_oriented(graph, w, model) for w in found)
 
 
+def weights_read(graph: Graph) -> frozenset[int]:
+    """The matmuls that read an argument as it is, however small: all but those between activations."""
+    roots = _roots(graph)
+    return frozenset(n for n in range(len(graph.nodes)) if _weight_matmul(graph, n, roots) is not None)
+
+
 def _streamed(graph: Graph, found: Sequence[WeightMatmul], roots: Mapping[Port, int]) -> set[int]:
     """Arguments that meet a weight: they are no weights, also where a gradient contracts them over their rows."""
     weight_of = {w.node: w.operand for w in found}

@@ -18,6 +18,7 @@ from planner.graph import Edge, Node
 from planner.sharding import names_of
 from planner.solve import Problem, evaluate, solve
 from planner.solve import problem as integer
+from planner.strategy import Ring
 
 Array = np.ndarray
 Order = Mapping[int, tuple[str, ...]]
@@ -73,9 +74,26 @@ def _user_order(node: Node) -> Order:
     return {dim[0]: names_of(entry) for dim, entry in dims if dim and len(names_of(entry)) > 0}
 
 
-def dim_axes(dims: Sequence[Sequence[int]], order: Order) -> list[tuple[str, ...]]:
-    """Mesh axes of each dim, major to minor."""
-    return [tuple(axis for f in dim for axis in order.get(f, ())) for dim in dims]
+def dim_axes(dims: Sequence[Sequence[int]], order: Order, last: Order | None = None) -> list[tuple[str, ...]]:
+    """Mesh axes of each dim, major to minor; those of `last` come after the factor's own."""
+    tail = last or {}
+    return [tuple(axis for f in dim for axis in (*order.get(f, ()), *tail.get(f, ()))) for dim in dims]
+
+
+def operand_axes(formulation: Formulation, n: int, x: int, i: int, order: Order) -> list[tuple[str, ...]]:
+    """Mesh axes of each dim of operand `i` as node `n` takes it under strategy `x`, a ring's axes last."""
+    rule = formulation.graph.nodes[n].rule
+    return dim_axes(rule.operands[i], order, _tail(formulation.strategies[n].ring(x), i))
+
+
+def result_axes(formulation: Formulation, n: int, x: int, r: int, order: Order) -> list[tuple[str, ...]]:
+    """Mesh axes of each dim of result `r` as node `n` shows it under strategy `x`, a ring's axes last."""
+    rule = formulation.graph.nodes[n].rule
+    return dim_axes(rule.results[r], order, _tail(formulation.strategies[n].ring(x), len(rule.operands) + r))
+
+
+def _tail(ring: Ring | None, place: int) -> Order:
+    return {ring.factor: ring.axes} if ring and ring.place == place else {}
 
 
 def _edge(
@@ -101,9 +119,9 @@ def _edge(
 def _permutes(
     formulation: Formulation, i: int, edge: Edge, a: Order, b: Order, choice: Sequence[int], model: CostModel
 ) -> Iterator[Permute]:
-    graph, mesh = formulation.graph, formulation.mesh
-    source = dim_axes(graph.nodes[edge.source.node].rule.results[edge.source.result], a)
-    target = dim_axes(graph.nodes[edge.target].rule.operands[edge.operand], b)
+    graph, mesh, u, v = formulation.graph, formulation.mesh, edge.source.node, edge.target
+    source = result_axes(formulation, u, choice[u], edge.source.result, a)
+    target = operand_axes(formulation, v, choice[v], edge.operand, b)
     for have, want in zip(source, target):
         if not follows(have, want):
             mask = mesh.mask({*have, *want})

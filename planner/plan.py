@@ -3,12 +3,13 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path as File
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
+from passes.collective_matmul import Site
 from passes.constrain import Pin
 from passes.jaxpr import Path, parse
 from planner.errors import PlanFileError
@@ -39,6 +40,17 @@ class Value(_Record):
     place: str = ""
 
 
+class Ring(_Record):
+    """A collective inside of a matmul: kind, axes, specs of operands and result, and the axes that it leaves open."""
+
+    kind: Literal["all_gather", "reduce_scatter"]
+    axes: tuple[str, ...]
+    lhs: Spec
+    rhs: Spec
+    out: Spec
+    opened: tuple[str, ...] = ()
+
+
 class Operation(_Record):
     """An equation: where it is, what it does in the paper's notation, how its operands and results are pinned.
 
@@ -56,6 +68,7 @@ class Operation(_Record):
     flops: float
     operands: tuple[Chain, ...]
     results: tuple[Chain, ...]
+    ring: Ring | None = None
 
 
 class Body(_Record):
@@ -66,7 +79,10 @@ class Body(_Record):
 
 
 class Collective(_Record):
-    """A collective that the plan expects: `nbytes` as in planner.cost.collectives, of one trip; `seconds` of all."""
+    """A collective that the plan expects: `nbytes` as in planner.cost.collectives, of one trip; `seconds` of all.
+
+    A `ring` runs inside of a matmul, whose seconds hold what it adds.
+    """
 
     kind: str
     axes: tuple[str, ...]
@@ -76,6 +92,7 @@ class Collective(_Record):
     value: str
     path: str
     source: str
+    ring: bool = False
 
 
 class Known(_Record):
@@ -178,6 +195,14 @@ class Plan(_Record):
             parse(op.path): Pin(tuple(map(_chain, op.operands)), tuple(map(_chain, op.results)))
             for op in self.operations
             if any((*op.operands, *op.results))
+        }
+
+    def rings(self) -> dict[Path, Site]:
+        """The matmuls that `passes.collective_matmul` makes rings."""
+        return {
+            parse(op.path): Site(r.kind, r.axes, to_spec(r.lhs), to_spec(r.rhs), to_spec(r.out), r.opened)
+            for op in self.operations
+            if (r := op.ring)
         }
 
     def borders(self, side: str) -> dict[Path, tuple[PartitionSpec | None, ...]]:

@@ -14,6 +14,7 @@ import jax
 from jax.core import Tracer
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 
+from passes.collective_matmul import rings
 from passes.constrain import constrain
 from passes.jaxpr import as_fun
 from planner.errors import MeshError
@@ -86,7 +87,9 @@ class Realised:
         """The rewritten program on flat arguments."""
         auto, plan = auto_mesh(self.mesh), self.plan
         with jax.sharding.use_abstract_mesh(getattr(auto, "abstract_mesh", auto)):
-            closed = constrain(self.program.closed, plan.pins(), auto, plan.borders("inputs"), plan.borders("outputs"))
+            instead = rings(self.program.closed, plan.rings(), auto)
+            borders = plan.borders("inputs"), plan.borders("outputs")
+            closed = constrain(self.program.closed, plan.pins(), auto, *borders, instead=instead)
         if not explicit(self.mesh):
             return as_fun(closed)
         return jax.sharding.auto_axes(as_fun(closed), out_sharding=[to_spec(v.spec) for v in plan.results])

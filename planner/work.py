@@ -9,11 +9,18 @@ from planner.cost.hardware import Chip
 from planner.graph import Aval, Graph, Node, Port
 from planner.rules.rule import Rule
 from planner.sharding import MeshShape, padded, shard_elements
-from planner.strategy import Strategies
+from planner.strategy import NO_RING, Strategies
 
 Array = np.ndarray
 SUBLANE = 8
+SUM_BYTES = 4
 ROW_MAJOR = ("input", "output", "stack")
+
+
+def ring_steps(strategies: Strategies) -> Array:
+    """Chunks that a ring's matmul is cut into, 1 without a ring: shape [k]."""
+    place, _, mask = strategies.rings.T
+    return np.where(place == NO_RING, 1, strategies.mesh.size[np.maximum(mask, 0)])
 
 
 def local_flops(rule: Rule, strategies: Strategies, chip: Chip) -> Array:
@@ -47,7 +54,9 @@ def _named(rule: Rule, i: int) -> set[int]:
 
 
 def _product(strategies: Strategies, factors: set[int]) -> Array:
-    return strategies.local_sizes[:, sorted(factors)].prod(1)
+    """Points of some factors; those of one step, in a ring."""
+    points = strategies.local_sizes[:, sorted(factors)].prod(1)
+    return points / np.where(np.isin(strategies.rings[:, 1], sorted(factors)), ring_steps(strategies), 1)
 
 
 def _waste(sizes: Array, multiple: int) -> Array:
@@ -66,12 +75,40 @@ def moved_bytes(
         strategies: The node's strategies.
     """
     touched = node.rule.touched or (1.0,) * (len(node.rule.operands) + len(node.avals))
-    reads = [(strategies.operand(i), aval, touched[i]) for i, (aval, held) in sorted(operands.items()) if held]
     first = len(node.rule.operands)
-    writes = [(strategies.result(r), aval, touched[first + r]) for r, aval in enumerate(node.avals) if stored[r]]
+    reads = [(strategies.operand(i), aval, i) for i, (aval, held) in sorted(operands.items()) if held]
+    writes = [(strategies.result(r), aval, first + r) for r, aval in enumerate(node.avals) if stored[r]]
     total = np.zeros(len(strategies))
-    for layouts, aval, share in reads + writes:
-        total += share * aval.itemsize * shard_elements(aval.shape, layouts, strategies.mesh).prod(1)
+    for layouts, aval, place in reads + writes:
+        elements = shard_elements(aval.shape, layouts, strategies.mesh).prod(1)
+        total += touched[place] * aval.itemsize * elements * _passes(strategies, place, aval)
+    return total
+
+
+def _passes(strategies: Strategies, place: int, aval: Aval) -> Array:
+    """How often a ring moves what an operand or result shows, 1 without a ring: shape [k].
+
+    What travels passes once per step, and so does what has no chunks. A sum is read and written in every step but the
+    first: scattered in the result's dtype, gathered in the wider one that the matrix unit adds in.
+    """
+    at, factor, _ = strategies.rings.T
+    steps, rule = ring_steps(strategies), strategies.rule
+    dims = (*rule.operands, *rule.results)[place]
+    whole = ~np.isin(factor, [f for dim in dims for f in dim])
+    if place < len(rule.operands):
+        return np.where((at == place) | whole, steps, 1)
+    wider = max(1.0, SUM_BYTES / aval.itemsize)
+    return np.where(at == place, 2 * steps - 1, np.where(whole, (2 * steps - 1) * np.where(steps > 1, wider, 1), 1))
+
+
+def travelling_bytes(node: Node, operands: Mapping[int, tuple[Aval, bool]], strategies: Strategies) -> Array:
+    """Bytes of one device's whole copy of what a ring gathers or scatters: shape [k], 0 without a ring."""
+    total = np.zeros(len(strategies))
+    for place in range(len(node.rule.operands) + 1):
+        layouts = strategies.operand(place) if place < len(node.rule.operands) else strategies.result(0)
+        aval = operands[place][0] if place in operands else node.avals[0]
+        nbytes = aval.itemsize * shard_elements(aval.shape, layouts, strategies.mesh).prod(1)
+        total += np.where(strategies.rings[:, 0] == place, nbytes * ring_steps(strategies), 0.0)
     return total
 
 

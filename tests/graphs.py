@@ -48,10 +48,28 @@ def model(mesh: AbstractMesh, machine: Machine | str = PLAIN) -> Roofline:
     return Roofline(machine.chip, groups(machine.links(mesh)))
 
 
+class Apart(Roofline):
+    """A machine that never overlaps: no ring pays."""
+
+    def ring(self, work: Any, nbytes: Any, mask: Any) -> Any:
+        return np.full(np.shape(work), np.inf)
+
+
+def apart(mesh: AbstractMesh, machine: Machine = PLAIN) -> Apart:
+    return Apart(machine.chip, groups(machine.links(mesh)))
+
+
 def formulated(
-    fun: Any, *args: Any, mesh: AbstractMesh, machine: Machine = PLAIN, limit: float = 1e12, **options: Any
+    fun: Any,
+    *args: Any,
+    mesh: AbstractMesh,
+    machine: Machine = PLAIN,
+    limit: float = 1e12,
+    prices: Roofline | None = None,
+    **options: Any,
 ) -> Formulation:
-    return formulate(graph(fun, *args, **options), shape_of(mesh), model(mesh, machine), machine.chip, limit)
+    prices = prices or model(mesh, machine)
+    return formulate(graph(fun, *args, **options), shape_of(mesh), prices, machine.chip, limit)
 
 
 def named(some: Graph, name: str) -> list[int]:

@@ -5,7 +5,7 @@ from itertools import product
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from graphs import PLAIN, abstract_mesh, array, bits, formulated, graph, model, named, of_role, program, shape_of
+from graphs import PLAIN, abstract_mesh, apart, array, bits, formulated, graph, model, named, of_role, program, shape_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
@@ -16,6 +16,7 @@ from planner.cost.hardware import Chip, Fabric, Machine
 from planner.errors import SpecConflictError
 from planner.formulate import formulate
 from planner.solve import evaluate, peak, solve
+from planner.strategy import NO_RING
 
 LINE = abstract_mesh(2)
 B, E, F = 16, 64, 32
@@ -98,7 +99,7 @@ ARGS = [array(*SHAPES[name]) for name in "xvw"]
 
 def test_every_choice_of_an_mlp_costs_what_it_should():
     hardware = machine()
-    formulation = formulated(mlp, *ARGS, mesh=LINE, machine=hardware)
+    formulation = formulated(mlp, *ARGS, mesh=LINE, machine=hardware, prices=apart(LINE, hardware))
     assert len(formulation.graph.nodes) == 7
     found = [evaluate(formulation.problem, index(formulation, c)) for c in CHOICES]
     np.testing.assert_allclose(found, costs(hardware), rtol=1e-4)  # storage is a hair more
@@ -119,7 +120,9 @@ def test_the_optimum_is_the_best_of_all_choices(flops, memory, link, hop, y):
 
 def wanted(hardware, y):
     """The result pinned, so that not everything can split the batch for nothing."""
-    return pinned(mlp, (None,) * 3, ({"-": P(), "0": P("x"), "1": P(None, "x")}[y],), *ARGS, hardware=hardware)
+    return pinned(
+        mlp, (None,) * 3, ({"-": P(), "0": P("x"), "1": P(None, "x")}[y],), *ARGS, hardware=hardware, price=apart
+    )
 
 
 def best(hardware, y):
@@ -211,10 +214,10 @@ def test_trips_multiply_work_and_what_moves_inside():
     np.testing.assert_allclose(many.problem.edges[into].cost, one.problem.edges[into].cost)
 
 
-def pinned(fun, ins, outs, *args, mesh=LINE, hardware=PLAIN):
+def pinned(fun, ins, outs, *args, mesh=LINE, hardware=PLAIN, price=model):
     traced = program(fun, *args)
     some = build_graph(traced.closed, traced.names, {}, Pins(ins, outs))
-    return formulate(some, shape_of(mesh), model(mesh, hardware), hardware.chip, 1e12)
+    return formulate(some, shape_of(mesh), price(mesh, hardware), hardware.chip, 1e12)
 
 
 def test_a_pin_leaves_the_strategies_that_show_it():
@@ -264,3 +267,22 @@ def test_the_graph_is_kept():
     f = formulated(mlp, *ARGS, mesh=LINE)
     assert f.graph == graph(mlp, *ARGS)
     assert len(f.links) == len(f.graph.edges) == len(f.problem.edges)
+
+
+def test_a_ring_costs_its_slower_side_each_step_and_the_last_step_alone():
+    """Four chunks of x travel while v works: three times the longer of both, and once the work."""
+    hardware, four = machine(flops=1e9, link=1e7), abstract_mesh(4)
+    f = formulated(lambda x, v: x @ v, array(16, 64), array(64, 32), mesh=four, machine=hardware)
+    (dot,) = named(f.graph, "dot_general")
+    s = f.strategies[dot]
+    work, send = 2 * 16 * 64 * 32 / 4 / 1e9, 4 * 16 * 64 / 1e7
+    gathered = [(0, 1, 1), (0, 0, 1)]  # chunks of the contracted dim, or of rows
+    found = [f.problem.cost[dot][i] for i in range(len(s)) if tuple(s.rings[i]) in gathered]
+    assert len(found) == 2
+    np.testing.assert_allclose(found, 3 * (send / 4 + 1e-7) + work / 4, rtol=1e-3)
+
+
+def test_rings_that_do_not_pay_are_no_strategies():
+    """One step's hop takes longer than all of the work."""
+    f = formulated(mlp, *ARGS, mesh=LINE, machine=machine(flops=1e15, memory=1e15, hop=1.0))
+    assert all((s.rings[:, 0] == NO_RING).all() for s in f.strategies)

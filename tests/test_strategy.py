@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 
 from planner.rules import rule_for
 from planner.sharding import MeshShape
-from planner.strategy import REPEAT, enumerate_strategies, open_job
+from planner.strategy import NO_RING, REPEAT, enumerate_strategies, open_job
 
 PLANE = MeshShape(("x", "y"), (2, 4))
 MATMUL = {"dimension_numbers": (((1,), (0,)), ((), ()))}
@@ -141,3 +142,44 @@ def test_a_scalar_is_repeated():
     s = enumerate_strategies(rule("exp", (), ()), PLANE)
     assert s.jobs.tolist() == [[REPEAT, REPEAT]]
     assert s.devices.tolist() == [1]
+
+
+def ringed(jobs):
+    """The rings of one assignment of jobs: (place, factor, mask)."""
+    found = enumerate_strategies(matmul(), PLANE, rings=True)
+    mine = (found.jobs == jobs).all(1)
+    return found.keep(mine & (found.rings[:, 0] != NO_RING))
+
+
+@pytest.mark.parametrize(
+    ("job", "place", "factors"), [(N, 0, {M, K}), (M, 1, {K, N}), (K, 2, {M, N})], ids=["lhs", "rhs", "result"]
+)
+def test_axes_gather_what_they_do_not_split_and_scatter_what_they_sum(job, place, factors):
+    """All sets of the two axes, on each dim of the operand or result."""
+    rings = {tuple(ring) for ring in ringed([job, job]).rings.tolist()}
+    assert rings == {(place, f, mask) for f in factors for mask in (X, Y, XY)}
+
+
+def test_a_ring_changes_what_arrives_and_not_the_work():
+    found = ringed([N, K])  # x splits columns: lhs may come split over x; y sums: the result may leave split over y
+    for i, (place, factor, mask) in enumerate(found.rings.tolist()):
+        plain, one = matmul_layouts(found, i, False), matmul_layouts(found, i, True)
+        changed = [d for d in range(3) if plain[d] != one[d]]
+        assert changed == [place]
+        dims = [[M, K], [K, N], [M, N]][place]
+        expected = list(plain[place])
+        expected[dims.index(factor)] |= mask
+        assert list(one[place]) == [*expected[:2], expected[2] & ~mask if place == 2 else 0]
+
+
+def matmul_layouts(found, i, with_ring):
+    rows = found.keep(np.array([i]))
+    rows = rows if with_ring else replace(rows, rings=np.full((1, 3), NO_RING))
+    return [tuple(layouts[0].tolist()) for layouts in (rows.operand(0), rows.operand(1), rows.result(0))]
+
+
+def test_chunks_divide():
+    """16 contracted elements over x and y are 2 each; 6 rows do not split in 4."""
+    found = enumerate_strategies(matmul(6, 16, 32), PLANE, rings=True)
+    assert not ((found.rings[:, 1] == M) & (found.rings[:, 2] == Y)).any()
+    assert ((found.rings[:, 1] == K) & (found.rings[:, 2] == XY)).any()

@@ -10,25 +10,40 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.paper.latency import MESH, POINTS, Point, formulation_of, full, with_constants
+from benchmarks.paper.latency import MESH, POINTS, Point, formulation_of, full, program_of, with_constants
+from planner import stages
 from planner.cost.hardware import PRESETS, Machine
+from planner.formulate import Formulation, priced
 from planner.solve import evaluate, solve
+from planner.strategy import Strategies
 
 Constants = tuple[float, float, float]
 SHARES = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
-OVERHEADS = (0.0, 2.5e-6, 5e-6, 7.5e-6, 1e-5, 1.25e-5, 1.5e-5)
+OVERHEADS = tuple(round(0.25e-6 * i, 8) for i in range(17))
 ROUNDS = 4
 
 
-def choices(machine: Machine, points: Sequence[Point]) -> list[tuple[int, ...]]:
-    """The planner's choice at each point."""
-    return [solve(formulation_of(p.phase, p.batch, full(machine)).problem).choice for p in points]
+def choices(machine: Machine, points: Sequence[Point]) -> list[tuple[Strategies, ...]]:
+    """The strategies that the planner chooses at each point, one per node."""
+    return [_chosen(formulation_of(p.phase, p.batch, full(machine))) for p in points]
 
 
-def loss(machine: Machine, points: Sequence[Point], chosen: Sequence[tuple[int, ...]]) -> float:
+def _chosen(formulation: Formulation) -> tuple[Strategies, ...]:
+    choice = solve(formulation.problem).choice
+    return tuple(s.keep(np.array([x])) for s, x in zip(formulation.strategies, choice))
+
+
+def seconds(machine: Machine, p: Point, chosen: Sequence[Strategies]) -> float:
+    """What a point's strategies cost on a machine."""
+    setting, program = full(machine), program_of(p.phase, p.batch)
+    graph = stages.graph_of(program, setting, None, None)
+    problem = priced(graph, chosen, setting.shape, setting.model, machine.chip, setting.limit).problem
+    return evaluate(problem, [0] * len(chosen))
+
+
+def loss(machine: Machine, points: Sequence[Point], chosen: Sequence[Sequence[Strategies]]) -> float:
     """Mean squared log error of fixed choices priced on a machine."""
-    found = [evaluate(formulation_of(p.phase, p.batch, full(machine)).problem, c) for p, c in zip(points, chosen)]
-    return float(np.mean([np.log(t / p.seconds) ** 2 for t, p in zip(found, points)]))
+    return float(np.mean([np.log(seconds(machine, p, c) / p.seconds) ** 2 for p, c in zip(points, chosen)]))
 
 
 def fit(machine: Machine, points: Sequence[Point], start: Constants) -> Constants:
@@ -53,7 +68,7 @@ def _with(constants: Constants, i: int, value: float) -> Constants:
 
 def main() -> None:
     """Fits tpu-v4 and prints the constants."""
-    constants = fit(PRESETS["tpu-v4"], POINTS, (0.75, 0.6, 1e-5))
+    constants = fit(PRESETS["tpu-v4"], POINTS, (0.8, 0.6, 1.5e-6))
     print(
         f"tpu-v4 on {MESH.size} chips: flops_share={constants[0]}, hbm_share={constants[1]}, overhead={constants[2]:g}"
     )

@@ -8,7 +8,7 @@ Arguments are numbers or arrays alike: a `Groups` holds one entry per set of mes
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -27,6 +27,12 @@ class Groups:
         size: Number of devices.
         bandwidth: Bytes/s that a device sends, over all axes of the set.
         latency: Seconds for the farthest hop.
+        gather: Bytes/s of an all_gather or reduce_scatter alone.
+        gather_latency: Seconds for the farthest hop of those.
+        ring: Bytes/s to the next device in a ring through all of them.
+        ring_hop: Seconds to a neighbour.
+        phases: Steps of each half of an all_reduce.
+        gather_phases: Steps of an all_gather or reduce_scatter.
         exchange: Seconds per byte of an all_to_all.
         drain: Seconds per byte to a single other device.
     """
@@ -34,12 +40,17 @@ class Groups:
     size: Array
     bandwidth: Array
     latency: Array
+    gather: Array
+    gather_latency: Array
+    ring: Array
+    ring_hop: Array
+    phases: Array
+    gather_phases: Array
     exchange: Array
     drain: Array
 
     def __getitem__(self, mask: "int | Array") -> "Groups":
-        of = (self.size, self.bandwidth, self.latency, self.exchange, self.drain)
-        return Groups(*(values[mask] for values in of))
+        return Groups(*(getattr(self, field.name)[mask] for field in fields(self)))
 
 
 SKEW = 1e-5
@@ -51,18 +62,32 @@ def groups(links: Sequence[Link]) -> Groups:
     wires = [[_told_apart(wire, i) for wire in link.wires()] for i, link in enumerate(links)]
     sets = [[axis for axis in range(len(links)) if mask >> axis & 1] for mask in range(1 << len(links))]
     joint = [[wire for axis in axes for wire in wires[axis]] for axes in sets]
-    laws = (fabric.bandwidth, fabric.latency, fabric.exchange, fabric.drain)
+    laws = (
+        fabric.bandwidth,
+        fabric.latency,
+        fabric.gather_bandwidth,
+        fabric.gather_latency,
+        fabric.ring_bandwidth,
+        fabric.ring_hop,
+        fabric.phases,
+        fabric.gather_phases,
+        fabric.exchange,
+        fabric.drain,
+    )
     size = np.array([np.prod([links[axis].size for axis in axes]) for axes in sets])
     return Groups(size, *(np.array([law(wires) for wires in joint]) for law in laws))
 
 
 def _told_apart(link: Link, axis: int) -> Link:
-    return replace(link, bandwidth=link.bandwidth * (1 + SKEW * axis), hop=link.hop * (1 - SKEW * axis))
+    faster = 1 + SKEW * axis
+    return replace(
+        link, bandwidth=link.bandwidth * faster, ring=link.ring * faster, way=link.way * faster, hop=link.hop / faster
+    )
 
 
 def all_gather(nbytes: Numbers, group: Groups) -> Array:
     """Seconds until every device of the group holds all `nbytes`. Zero for a group of one."""
-    return nbytes * (1 - 1 / group.size) / group.bandwidth + group.latency
+    return nbytes * (1 - 1 / group.size) / group.gather + group.gather_latency
 
 
 def reduce_scatter(nbytes: Numbers, group: Groups) -> Array:
@@ -72,7 +97,7 @@ def reduce_scatter(nbytes: Numbers, group: Groups) -> Array:
 
 def all_reduce(nbytes: Numbers, group: Groups) -> Array:
     """Seconds until every device holds the whole sum of arrays of `nbytes` each."""
-    return 2 * all_gather(nbytes, group)
+    return 2 * (nbytes * (1 - 1 / group.size) / group.bandwidth + group.latency)
 
 
 def all_to_all(nbytes: Numbers, group: Groups) -> Array:
@@ -83,6 +108,13 @@ def all_to_all(nbytes: Numbers, group: Groups) -> Array:
 def permute(nbytes: Numbers, group: Groups) -> Array:
     """Seconds to send all `nbytes` of each device to one other device of the group, whichever it is."""
     return nbytes * np.maximum(group.exchange, group.drain) + group.latency
+
+
+def phases(kind: str, group: Groups) -> Array:
+    """Steps that a collective takes one after the other, each with a start of its own."""
+    if kind == "all_reduce":
+        return 2 * group.phases
+    return group.gather_phases if kind in ("all_gather", "reduce_scatter") else np.minimum(group.phases, 1)
 
 
 COLLECTIVES: Mapping[str, Callable[[Numbers, Groups], Array]] = {

@@ -29,6 +29,8 @@ class Fabric:
         outer: Bytes/s per device between domains: data-center network, InfiniBand. 0 where there is none.
         outer_hop: Seconds per hop between domains.
         cubes: Torus axes close only where all of them have such a length.
+        one_ring: An all_gather or reduce_scatter over several torus axes runs as one ring through them all, or as an
+            all_reduce, which alone drives every link: whichever is faster. False for all links in any case.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -41,6 +43,7 @@ class Fabric:
     outer: Amount = 0.0
     outer_hop: Positive = 1e-5
     cubes: bool = False
+    one_ring: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,9 @@ class Link:
         line: Links of one name follow the same wires; a link without a name has its own.
         outer: Between domains rather than within one.
         parts: The links that the axis is made of, where it is more than one.
+        ring: Bytes/s, both directions, of a ring that runs through this and further torus axes, where a collective is
+            one ring (`Fabric.one_ring`); 0 where all axes work at once.
+        way: Bytes/s to one neighbour; 0 where that is the whole bandwidth, as behind a switch.
     """
 
     size: float
@@ -69,6 +75,8 @@ class Link:
     line: str = ""
     outer: bool = False
     parts: tuple["Link", ...] = ()
+    ring: float = 0.0
+    way: float = 0.0
 
     def wires(self) -> tuple["Link", ...]:
         """The links it is made of, without those that join nothing."""
@@ -91,16 +99,69 @@ def bandwidth(links: Sequence[Link]) -> float:
     Two levels, g devices in each of M domains: V·max((g-1)/(g·W), (M-1)/(M·g·outer)), as all g devices of a domain
     share what comes in. jax-ml/scaling-book, "gpus": V·max[(D-1)/(D·W)] over the levels of a tree.
     """
-    near, far = _inner(links), [link for link in links if link.outer]
+    return _two_levels(links, _inner(links))
+
+
+def gather_bandwidth(links: Sequence[Link]) -> float:
+    """As `bandwidth`, of an all_gather or reduce_scatter alone: one ring, or half an all_reduce's, where it is so."""
+    return _two_levels(links, max(_one_ring(links), _inner(links) / 2) if _one_ring(links) else _inner(links))
+
+
+def latency(links: Sequence[Link]) -> float:
+    """Seconds for the farthest hop."""
+    return sum(link.diameter * link.hop for link in links)
+
+
+def gather_latency(links: Sequence[Link]) -> float:
+    """Seconds for the farthest hop of an all_gather or reduce_scatter: half way round a ring, or as an all_reduce."""
+    ring = [link for link in links if not link.outer]
+    if not _one_ring(links):
+        return latency(links)
+    if _inner(links) / 2 > _one_ring(links):
+        return 2 * latency(links)
+    half = prod(link.size for link in ring) // 2 * max(link.hop for link in ring)
+    return half + latency([link for link in links if link.outer])
+
+
+def ring_bandwidth(links: Sequence[Link]) -> float:
+    """Bytes/s that a device sends to the next one in a ring through all devices: one way, over one wire."""
+    return min((link.way or link.bandwidth for link in links), default=inf)
+
+
+def ring_hop(links: Sequence[Link]) -> float:
+    """Seconds to a neighbour in that ring."""
+    return max((link.hop for link in links), default=0.0)
+
+
+def phases(links: Sequence[Link]) -> int:
+    """Steps in which a collective on all links goes from torus axis to torus axis; a switch, and what is beyond, one.
+
+    The TPU compiler notes "colors:6 phases:3" on an all_reduce over the three axes of a v4 cube.
+    """
+    return len(list(_lines([link for link in links if not link.outer]))) + any(link.outer for link in links)
+
+
+def gather_phases(links: Sequence[Link]) -> int:
+    """Steps of an all_gather or reduce_scatter: one ring is one, an all_reduce has those of both its halves."""
+    if not _one_ring(links):
+        return phases(links)
+    if _inner(links) / 2 > _one_ring(links):
+        return 2 * phases(links)
+    return 1 + any(link.outer for link in links)
+
+
+def _two_levels(links: Sequence[Link], near: float) -> float:
+    far = [link for link in links if link.outer]
     if not far:
         return near
     g, m = (prod(link.size for link in links if link.outer is outer) for outer in (False, True))
     return (1 - 1 / (g * m)) / max((1 - 1 / g) / near, (1 - 1 / m) / (g * _slowest(far)))
 
 
-def latency(links: Sequence[Link]) -> float:
-    """Seconds for the farthest hop."""
-    return sum(link.diameter * link.hop for link in links)
+def _one_ring(links: Sequence[Link]) -> float:
+    """Bytes/s of the ring through several torus axes; 0 where there is but one, or all work at once."""
+    near = [link for link in links if not link.outer]
+    return min(link.ring for link in near) if len(list(_lines(near))) > 1 else 0.0
 
 
 def exchange(links: Sequence[Link]) -> float:

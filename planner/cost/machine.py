@@ -33,7 +33,7 @@ class Chip:
         mxu: The matrix unit pads contracted and output dims to multiples of this.
         flops_share: Share of peak FLOP/s that a large matmul reaches.
         hbm_share: Share of the peak bandwidth that a large copy reaches.
-        overhead: Seconds that any collective costs beside its bytes and hops.
+        overhead: Seconds that any operation with a buffer of its own, and any collective, costs beside its work.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")

@@ -5,14 +5,21 @@ from typing import Protocol
 
 import numpy as np
 
-from planner.cost.collectives import COLLECTIVES, Groups
+from planner.cost.collectives import COLLECTIVES, Groups, phases
 from planner.cost.hardware import Chip
 
 Array = np.ndarray
 
 
 class CostModel(Protocol):
-    """What the planner asks of a cost model. Arrays in, arrays out, elementwise."""
+    """What the planner asks of a cost model. Arrays in, arrays out, elementwise.
+
+    Attributes:
+        launch: Seconds that any operation with a buffer of its own costs beside its work.
+    """
+
+    @property
+    def launch(self) -> float: ...  # noqa: D102
 
     def compute(self, flops: Array, nbytes: Array, dtype: str) -> Array:
         """Seconds of `flops` on operands of a dtype while `nbytes` move to and from HBM."""
@@ -22,10 +29,17 @@ class CostModel(Protocol):
         """Seconds of a collective over the mesh axes in `mask`; `nbytes` as in `planner.cost.collectives`."""
         ...
 
+    def ring(self, work: Array, nbytes: Array, mask: Array) -> Array:
+        """Seconds of a matmul of so much `work` in as many steps as `mask` has devices, while `nbytes` go around them.
+
+        Infinite where there are no such loops.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class Roofline:
-    """max(FLOPs / rate, bytes / bandwidth) for local work, α–β for collectives, nothing overlapped.
+    """max(FLOPs / rate, bytes / bandwidth) for local work, α–β for collectives; only a ring overlaps the two.
 
     Pope et al. 2022, section 2 (compute and memory time) and appendix A.1 (collectives).
     """
@@ -33,11 +47,26 @@ class Roofline:
     chip: Chip
     groups: Groups
 
+    @property
+    def launch(self) -> float:
+        """Seconds of overhead, the same for operations and collectives."""
+        return self.chip.overhead
+
     def compute(self, flops: Array, nbytes: Array, dtype: str) -> Array:
         """Seconds of local work."""
         return np.maximum(flops / self.chip.rate(dtype), nbytes / (self.chip.hbm_share * self.chip.hbm_bandwidth))
 
     def collective(self, kind: str, nbytes: Array, mask: Array) -> Array:
-        """Seconds of a collective; nothing for no axes. An all_reduce has the two phases of its halves."""
-        phases = (2 if kind == "all_reduce" else 1) * (np.asarray(mask) > 0)
-        return COLLECTIVES[kind](nbytes, self.groups[mask]) + self.chip.overhead * phases
+        """Seconds of a collective; nothing for no axes. Each of its phases has to be launched."""
+        group = self.groups[mask]
+        return COLLECTIVES[kind](nbytes, group) + self.launch * phases(kind, group)
+
+    def ring(self, work: Array, nbytes: Array, mask: Array) -> Array:
+        """Seconds of a matmul in a ring: every step but the last sends a chunk on, and the slower of both counts.
+
+        Each step is an operation of its own, and they are ready together like those of a collective. Wang et al. 2023.
+        """
+        n = self.groups.size[mask]
+        step = work / n + self.launch
+        send = nbytes / n / self.groups.ring[mask] + self.groups.ring_hop[mask]
+        return (n - 1) * np.maximum(step, send) + step + self.launch

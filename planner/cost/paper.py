@@ -28,6 +28,7 @@ class PaperFormula:
 
     chip: Chip
     bandwidth: float = BANDWIDTH
+    launch: float = 0.0
 
     def compute(self, flops: Array, nbytes: Array, dtype: str) -> Array:
         """Seconds of local work; every FLOP at the bf16 rate, as in the paper's MFU."""
@@ -36,6 +37,10 @@ class PaperFormula:
     def collective(self, kind: str, nbytes: Array, mask: Array) -> Array:
         """Seconds of a collective: its volume over one scalar bandwidth."""
         return volume(kind, nbytes, mask) / self.bandwidth
+
+    def ring(self, work: Array, nbytes: Array, mask: Array) -> Array:
+        """The formula adds compute and communication up; what runs inside of a matmul is no part of it."""
+        return np.full(np.shape(work), np.inf)
 
 
 def volume(kind: str, nbytes: Array | float, mask: Array | int) -> Array:

@@ -44,9 +44,11 @@ def torus_links(mesh: Mesh | AbstractMesh, fabric: Fabric, near: Sequence[int]) 
 def _ring(fabric: Fabric, walk: Walk, whole: bool) -> Link:
     """Both directions of a torus axis, when it is walked from end to end and closes; else there is one way around."""
     closes = whole and fabric.wraps > 0 and walk.extent == walk.length and walk.length % fabric.wraps == 0
-    rate = fabric.link * (2 if closes else 1) * (walk.size / walk.extent)
     hops = walk.extent // 2 if closes else walk.extent - walk.extent // walk.size
-    return Link(walk.size, rate, hops, fabric.hop, walk.size / 4, line=f"torus {walk.line}")
+    way = fabric.link * (walk.size / walk.extent)
+    rate = (2 if closes else 1) * way
+    ring = 2 * way if fabric.one_ring else 0.0
+    return Link(walk.size, rate, hops, fabric.hop, walk.size / 4, line=f"torus {walk.line}", ring=ring, way=way)
 
 
 def assumed_walks(near: Sequence[int], torus: int) -> list[tuple[Walk, ...]]:
