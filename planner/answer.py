@@ -11,7 +11,7 @@ from planner.cost.model import CostModel
 from planner.formulate import Formulation
 from planner.graph import Edge, Node, Port
 from planner.notation import Notation
-from planner.order import Ordered, dim_axes, operand_axes, result_axes
+from planner.order import RING, Ordered, dim_axes, operand_axes, result_axes
 from planner.plan import Body, Chain, Collective, Holder, Operation, Ring, Spec
 from planner.reshard import STEPS
 from planner.solve.problem import live_bytes
@@ -98,7 +98,8 @@ def _ring(answer: Answer, n: int) -> Ring | None:
         return None
     lhs, rhs = (answer.taken_spec(n, i) for i in (0, 1))
     kind = "reduce_scatter" if ring.place == RESULT else "all_gather"
-    return Ring(kind=kind, axes=ring.axes, lhs=lhs, rhs=rhs, out=answer.spec(Port(n)), opened=answer.open_axes(Port(n)))
+    axes, out, opened = answer.ordered.orders[n][RING], answer.spec(Port(n)), answer.open_axes(Port(n))
+    return Ring(kind=kind, axes=axes, lhs=lhs, rhs=rhs, out=out, opened=opened)
 
 
 def _operand_pin(answer: Answer, n: int, i: int) -> Chain:

@@ -22,6 +22,8 @@ from planner.strategy import Ring
 
 Array = np.ndarray
 Order = Mapping[int, tuple[str, ...]]
+"""The mesh axes of each factor, major to minor; those of a ring under the key RING."""
+RING = -1
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ def _orders(formulation: Formulation, n: int, x: int) -> Iterator[Order]:
     """Every order of the axes on each factor; the user's own where a spec is pinned."""
     strategies, mesh = formulation.strategies[n], formulation.mesh
     sets = {f: mesh.axes(int(m)) for f, m in enumerate(strategies.factor_masks[x]) if m}
+    sets |= {RING: ring.axes} if (ring := strategies.ring(x)) else {}
     fixed = _user_order(formulation.graph.nodes[n])
     options = [[fixed[f]] if f in fixed else list(permutations(axes)) for f, axes in sets.items()]
     for picked in product(*options):
@@ -83,17 +86,17 @@ def dim_axes(dims: Sequence[Sequence[int]], order: Order, last: Order | None = N
 def operand_axes(formulation: Formulation, n: int, x: int, i: int, order: Order) -> list[tuple[str, ...]]:
     """Mesh axes of each dim of operand `i` as node `n` takes it under strategy `x`, a ring's axes last."""
     rule = formulation.graph.nodes[n].rule
-    return dim_axes(rule.operands[i], order, _tail(formulation.strategies[n].ring(x), i))
+    return dim_axes(rule.operands[i], order, _tail(formulation.strategies[n].ring(x), i, order))
 
 
 def result_axes(formulation: Formulation, n: int, x: int, r: int, order: Order) -> list[tuple[str, ...]]:
     """Mesh axes of each dim of result `r` as node `n` shows it under strategy `x`, a ring's axes last."""
     rule = formulation.graph.nodes[n].rule
-    return dim_axes(rule.results[r], order, _tail(formulation.strategies[n].ring(x), len(rule.operands) + r))
+    return dim_axes(rule.results[r], order, _tail(formulation.strategies[n].ring(x), len(rule.operands) + r, order))
 
 
-def _tail(ring: Ring | None, place: int) -> Order:
-    return {ring.factor: ring.axes} if ring and ring.place == place else {}
+def _tail(ring: Ring | None, place: int, order: Order) -> Order:
+    return {ring.factor: order[RING]} if ring and ring.place == place else {}
 
 
 def _edge(
