@@ -4,7 +4,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.paper import attention, figure3, latency, table1
+from benchmarks.paper import attention, figure3, latency, rivals, table1
 from planner.cost.hardware import PRESETS
 from planner.report import seconds
 
@@ -67,6 +67,27 @@ def times() -> Table:
     return table
 
 
+def choices() -> Table:
+    """Table 2: the layouts that the paper names, the planner's picks, and what every other layout would take."""
+    setting = latency.full(PRESETS["tpu-v4"])
+    table = _table("Table 2: the planner's pick, and every rival at its best", "layout", *map(_row, latency.TABLE2))
+    found = [list(latency.rivals_of(p, setting)) for p in latency.TABLE2]
+    picks = [latency.predict(p.phase, p.batch, setting, p.int8) for p in latency.TABLE2]
+    table.add_row("the paper's", *(f"{p.ffn}, {p.attention}: {seconds(p.seconds)}" for p in latency.TABLE2))
+    table.add_row("the planner's", *(f"{q.ffn}, {q.attention}: {seconds(q.seconds)}" for q in picks), end_section=True)
+    for row in zip(*found):
+        table.add_row(f"{row[0].ffn}, {row[0].attention}", *map(_rival, row))
+    return table
+
+
+def _row(p: latency.Point) -> str:
+    return f">{p.phase} {'int8' if p.int8 else 'bf16'}, batch {p.batch}"
+
+
+def _rival(rival: rivals.Rival) -> str:
+    return seconds(rival.seconds) if np.isfinite(rival.seconds) else "-"
+
+
 def _quality(name: str, found: np.ndarray, column: int) -> str:
     error = np.abs(found[:, column] / found[:, 0] - 1)
     rank = latency.rank_correlation(found[:, 0].tolist(), found[:, column].tolist())
@@ -97,7 +118,7 @@ def _table(title: str, *columns: str) -> Table:
 def main() -> None:
     """Prints all tables."""
     console = Console(width=170)
-    for section in (volumes, crossovers, contexts, times, ablations):
+    for section in (volumes, crossovers, contexts, times, choices, ablations):
         console.print(section())
 
 

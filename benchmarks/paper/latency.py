@@ -1,6 +1,6 @@
 """Table 2 and Figure 1: measured times of PaLM 540B on 64 chips beside what the planner predicts for its own choice."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import AbstractMesh
 
 from benchmarks.models import palm
+from benchmarks.paper.rivals import Rival, rivals
 from benchmarks.paper.words import describe
 from passes.quantize import quantize_arguments, quantized
 from planner import stages
@@ -97,6 +98,11 @@ def predict(phase: str, batch: int, setting: Setting, int8: bool = False) -> Pre
     solution = solve(formulation.problem)
     ffn, attention = describe(formulation, solution.choice, batch)
     return Prediction(solution.seconds, solution.bound, ffn, attention)
+
+
+def rivals_of(p: Point, setting: Setting) -> Iterator[Rival]:
+    """Every layout by name, each at its best."""
+    return rivals(formulation_of(p.phase, p.batch, setting, p.int8), p.batch)
 
 
 def errors(points: Sequence[Point], setting: Setting) -> list[float]:
