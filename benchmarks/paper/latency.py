@@ -77,13 +77,13 @@ def program_of(phase: str, batch: int, int8: bool = False) -> Program:
 
 def full(machine: Machine) -> Setting:
     """The full cost model, within the chip's memory."""
-    return Setting(MESH, machine, machine.chip.hbm_bytes)
+    return Setting(MESH, machine, machine.chip.usable_bytes)
 
 
 def formula() -> Setting:
     """The paper's own formula."""
     machine = unpadded(PRESETS["tpu-v4"])
-    return Setting(MESH, machine, machine.chip.hbm_bytes, prices=PaperFormula(machine.chip))
+    return Setting(MESH, machine, machine.chip.usable_bytes, prices=PaperFormula(machine.chip))
 
 
 def formulation_of(phase: str, batch: int, setting: Setting, int8: bool = False) -> Formulation:
