@@ -140,7 +140,9 @@ def phases(links: Sequence[Link]) -> int:
 
     The TPU compiler notes "colors:6 phases:3" on an all_reduce over the three axes of a v4 cube.
     """
-    return len(list(_lines([link for link in links if not link.outer]))) + any(link.outer for link in links)
+    near = [link for link in links if not link.outer]
+    walked = 1 if any(link.switched for link in near) else len(list(_lines(near)))
+    return walked + any(link.outer for link in links)
 
 
 def gather_phases(links: Sequence[Link]) -> int:
