@@ -38,6 +38,8 @@ def autoshard(
     compiler_options: Mapping[str, Any] | None = None,
     memory_limit: float | None = None,
     work: float = 1.0,
+    trips: Mapping[str, float] | None = None,
+    weights: Mapping[str, Sequence[float]] | None = None,
 ) -> Any:
     """`jax.jit` that decides the shardings: a decorator, bare or with keywords, or a call.
 
@@ -56,6 +58,9 @@ def autoshard(
         compiler_options: Passed on to the compiler.
         memory_limit: Bytes per chip that may be used; by default all of the chip's memory.
         work: Scales the solver's deterministic work limit.
+        trips: How often while loops run, each named by any part of its source line: `{"decode.py:31": 64}`.
+        weights: How often each branch of a `cond` or `switch` is taken, of one call, named likewise; by default the
+            worst one always.
 
     Returns:
         A `Planned` function, or a decorator that makes one.
@@ -65,6 +70,8 @@ def autoshard(
         "static_argnames": static_argnames,
         "donate_argnums": donate_argnums,
         "donate_argnames": donate_argnames,
+        "trips": trips,
+        "weights": weights,
     }
     rest = {k: v for k, v in jit_options.items() if v is not None}
 

@@ -19,6 +19,7 @@ _MOVES = """conj copy copy_p imag layout_constraint name real reshard sharding_c
 
 _OTHER_MOVES: dict[str, Linear] = {
     "complex": ((0, 1),),
+    "platform_index": (),
     "random_clone": (),
     "reduce_precision": (),
     "tie": ((1,),),
