@@ -31,6 +31,9 @@ UNKNOWN = 10.0
 
 _CONTRACTIONS = ("stablehlo.dot_general", "stablehlo.convolution")
 _LOOKUPS = ("stablehlo.gather",)
+_SPREADS = "stablehlo.broadcast_in_dim"
+"""Where a factor that only the result has is free. Elsewhere (a matrix of eigenvectors) each device makes all of it."""
+
 _MOVES = ("stablehlo.reshape", "stablehlo.transpose", "stablehlo.broadcast_in_dim", "stablehlo.convert")
 _COMBINE = {
     "stablehlo.add": "sum",
@@ -168,6 +171,10 @@ class _Reading:
         for value, dims in zip(operands, rule.operands):
             for have, names in zip(value.dims, dims):
                 self.factors.meet(have, [mine[name] for name in names])
+        if op.name != _SPREADS:
+            made = {name for dims in rule.results for names in dims for name in names}
+            read = {name for dims in rule.operands for names in dims for name in names}
+            self.factors.block(mine[name] for name in sorted(made - read))
         self.flops += prod(rule.sizes.values()) * (2.0 if op.name in _CONTRACTIONS else 1.0)
         opened = self.opened(op, rule, mine, operands)
         return [self.result(x, dims, mine, opened) for x, dims in zip(op.results, rule.results)]
@@ -212,6 +219,8 @@ def _elementwise(count: int, shape: Sequence[int]) -> OpRule:
 def _composed(read: _Reading, ins: list[_Value], outs: list[_Value], shapes: tuple[Any, Any]) -> Rule | None:
     """The rule between a module's arguments and its results."""
     f = read.factors
+    for v, shape in zip((*ins, *outs), (*shapes[0], *shapes[1])):
+        f.block(x for dim in v.dims[len(shape) :] for x in dim)  # the words of a key
     rows = [
         [f.leaves(v.dims[d]) for d in range(len(shape))] for v, shape in zip((*ins, *outs), (*shapes[0], *shapes[1]))
     ]
@@ -235,7 +244,7 @@ def _composed(read: _Reading, ins: list[_Value], outs: list[_Value], shapes: tup
         sizes={name(x): f.sizes[x] for x in sorted(known)},
         reduced={x: how for x, how in reduced.items() if x in free},
         positional=free,
-        work=read.flops / prod(f.sizes[x] for x in free),
+        work=read.flops / (prod(f.sizes[x] for x in free) or 1),
     )
 
 
