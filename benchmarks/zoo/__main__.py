@@ -72,6 +72,14 @@ def equal(entry: Entry) -> str:
     return "yes"
 
 
+def row(entry: Entry, layers: int) -> tuple[str, ...]:
+    """A line of the table; a model that cannot be traced, planned or run says why."""
+    try:
+        return entry.name, entry.package, *planned(entry, layers), equal(entry)
+    except Exception as error:
+        return entry.name, entry.package, f"{type(error).__name__}: {str(error)[:200]}"
+
+
 def planned(entry: Entry, layers: int) -> tuple[str, ...]:
     """What the table says of a model's plan."""
     fun, args = entry.real(layers)
@@ -96,8 +104,9 @@ def main(
     console = Console(width=200)
     for entry in (*hugging_face.entries(), *tunix.entries(), *ours.entries()):
         if only.lower() in entry.name.lower():
-            console.print(f"{entry.name} …")
-            table.add_row(entry.name, entry.package, *planned(entry, layers), equal(entry))
+            line = row(entry, layers)
+            table.add_row(*line)
+            console.print(" | ".join(line))
     console.print(table)
 
 

@@ -1,5 +1,6 @@
 """Flax models of transformers: causal language models, T5, BERT and ViT, from a config."""
 
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -10,8 +11,21 @@ import transformers  # pyright: ignore[reportMissingImports]
 
 from benchmarks.zoo.entry import Entry, Workload, shapes
 
+T5_MODULE = "transformers.models.t5.modeling_flax_t5"
 BATCH, LENGTH, TINY_LENGTH = 16, 1024, 8
 Inputs = Callable[[Any, bool], dict[str, Any]]
+
+
+class OlderNumpy:
+    """`jax.numpy` with the `a_max` that jax 0.10 took from `clip`, and T5 of transformers 4.57 still gives."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(jnp, name)
+
+    @staticmethod
+    def clip(x: Any, a_min: Any = None, a_max: Any = None) -> Any:
+        """`jnp.clip` under its older names."""
+        return jnp.clip(x, a_min, a_max)
 
 
 def _tokens(config: Any, tiny: bool, *names: str) -> dict[str, Any]:
@@ -36,6 +50,8 @@ def _images(config: Any, tiny: bool) -> dict[str, Any]:
 
 def _workload(model_class: str, config: Any, inputs: Inputs, tiny: bool) -> Workload:
     model = getattr(transformers, model_class)(config, _do_init=False)
+    if T5_MODULE in sys.modules:
+        setattr(sys.modules[T5_MODULE], "jnp", OlderNumpy())  # noqa: B010
     given = inputs(config, tiny)
     like = {name: x.shape for name, x in given.items()}
     shape = (
