@@ -48,6 +48,8 @@ class Answer:
     def open_axes(self, port: Port) -> tuple[str, ...]:
         """Mesh axes over which the value at a port is still to be summed."""
         f = self.formulation
+        if not f.graph.nodes[port.node].avals:
+            return ()
         return f.mesh.axes(int(f.strategies[port.node].result(port.result)[self.choice[port.node], -1]))
 
     def open_operand(self, edge: Edge) -> bool:

@@ -52,7 +52,8 @@ def make_plan(
         cost_model: Seconds of local work and of collectives (`planner.cost.model.CostModel`); by default the roofline
             of the machine.
         progress: Called with a stage's name, the best seconds so far and the proven bound.
-        **options: static_argnums, static_argnames, donate_argnums, donate_argnames as in `jax.jit`.
+        **options: static_argnums, static_argnames, donate_argnums, donate_argnames as in `jax.jit`; trips and weights
+            as in `autoshard`.
 
     Returns:
         The plan, with `timings` of its stages.

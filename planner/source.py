@@ -14,6 +14,11 @@ def source_line(eqn: Any) -> str:
     return f"{within_package(file)}{colon}{re.sub(r'[^ (]*<locals>[.]', '', line)}"
 
 
+def where(eqn: Any) -> str:
+    """The source line, or words that stand for it."""
+    return source_line(eqn) or "the program"
+
+
 @cache
 def within_package(file: str) -> str:
     """The path from the folder above the outermost package that the file is in; a lone script's name."""
