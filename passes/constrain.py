@@ -23,9 +23,9 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 
 from passes import jaxpr
 from passes.jaxpr import Path
+from passes.region import SCOPE, Region, run_of
 
 Specs = tuple[PartitionSpec | Sequence[PartitionSpec] | None, ...]
-SCOPE = "meshplan"
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ def constrain(
     mesh: Mesh | AbstractMesh,
     inputs: Mapping[Path, Specs] | None = None,
     outputs: Mapping[Path, Specs] | None = None,
+    regions: Mapping[Path, Region] | None = None,
 ) -> Any:
     """The program with the given values constrained to the given specs.
 
@@ -55,6 +56,8 @@ def constrain(
         mesh: Its axes are named by the specs. Explicit axes are taken as Auto ones.
         inputs: For bodies, specs of their inputs: `()` is the program itself, `(3, "jaxpr")` the body of equation 3.
         outputs: For bodies, specs of their outputs.
+        regions: Runs of equations that are computed on shards instead, by the path of their first; pins of equations in
+            them count for nothing.
 
     Raises:
         ValueError: A path is not in the program, or a spec does not fit its value.
@@ -67,7 +70,9 @@ def constrain(
         shardings = _shardings(where, what, specs, types, mesh)
         return tuple(None if s is None else trace(aval, s) for aval, s in zip(types, shardings))
 
-    def replace(path: Path, eqn: Any) -> jaxpr.Around | None:
+    def replace(path: Path, eqn: Any) -> jaxpr.Around | jaxpr.Run | None:
+        if regions and path in regions:
+            return run_of(closed, path, regions[path], mesh)
         if (pin := pins.get(path)) is None:
             return None
         where = jaxpr.locate(path, eqn)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from planner.order import Ordered, dim_axes
 from planner.plan import Body, Chain, Collective, Holder, Operation, Spec
 from planner.reshard import STEPS
 from planner.solve.problem import live_bytes
+from planner.strategy import open_job
 
 TOP = 12
 PLACES = ("copy", "const")
@@ -83,7 +85,16 @@ def _operation(answer: Answer, n: int, node: Node) -> Operation:
         flops=float(node.trips * node.rule.flops * f.strategies[n].local_sizes[x].prod()),
         operands=tuple(_operand_pin(answer, n, i) for i in range(len(node.rule.operands))),
         results=tuple(_result_pin(answer, Port(n, r)) for r in range(len(node.avals))),
+        splits=tuple(tuple(answer.ordered.orders[n].get(f, ())) for f in range(len(node.rule.sizes))),
+        **_passed_on(f, n, x),
     )
+
+
+def _passed_on(f: Formulation, n: int, x: int) -> dict[str, Any]:
+    """The axes over which an operation passes an open sum on, and through which group of operands."""
+    jobs = f.strategies[n].jobs[x].tolist()
+    through = tuple(name for name, job in zip(f.mesh.names, jobs) if job <= open_job(0))
+    return {"through": through, "group": open_job(0) - min(jobs, default=0)} if through else {}
 
 
 def _operand_pin(answer: Answer, n: int, i: int) -> Chain:

@@ -18,6 +18,7 @@ from passes.constrain import constrain
 from passes.jaxpr import as_fun
 from planner.errors import MeshError
 from planner.plan import Plan, Value
+from planner.regions import regions_of
 from planner.sharding import to_spec
 from planner.trace import Program, auto_mesh
 
@@ -86,7 +87,8 @@ class Realised:
         """The rewritten program on flat arguments."""
         auto, plan = auto_mesh(self.mesh), self.plan
         with jax.sharding.use_abstract_mesh(getattr(auto, "abstract_mesh", auto)):
-            closed = constrain(self.program.closed, plan.pins(), auto, plan.borders("inputs"), plan.borders("outputs"))
+            ins, outs = plan.borders("inputs"), plan.borders("outputs")
+            closed = constrain(self.program.closed, plan.pins(), auto, ins, outs, regions_of(self.program, plan))
         if not explicit(self.mesh):
             return as_fun(closed)
         return jax.sharding.auto_axes(as_fun(closed), out_sharding=[to_spec(v.spec) for v in plan.results])

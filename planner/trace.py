@@ -10,6 +10,7 @@ import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from passes.dce import eliminate
+from passes.inline import inline
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Program:
     """A traced function.
 
     Attributes:
-        closed: Its jaxpr without dead code.
+        closed: Its jaxpr without calls and dead code.
         in_tree: Structure of `(args, kwargs)`, static arguments left out.
         out_tree: Structure of the result.
         names: Name of each flat argument, such as `params['wq']`.
@@ -74,7 +75,7 @@ def trace(
         traced = jax.jit(fun, **options).trace(*map(unsharded, args), **{k: unsharded(v) for k, v in kwargs.items()})
     infos, in_tree = jax.tree.flatten(traced.args_info)
     names = argument_names(traced)
-    return Program(eliminate(traced.jaxpr), in_tree, traced.out_tree, names, tuple(info.donated for info in infos))
+    return Program(eliminate(inline(traced.jaxpr)), in_tree, traced.out_tree, names, tuple(info.donated for info in infos))
 
 
 def argument_names(traced: Any) -> tuple[str, ...]:

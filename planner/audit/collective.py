@@ -4,7 +4,7 @@
     all-gather-start … all-gather-done                       beside what stands between
     async-start(), calls=%f … async-done                     likewise, the collective is in %f
     fusion(), calls=%all-reduce-scatter                      a reduce-scatter, fused from all-reduce and slice (TPU)
-    fusion()s in a row that all call one channel             starts with the first, ends with the last (TPU)
+    fusion()s in a row that all call one chain               starts with the first, ends with the last (TPU)
 
 Bytes are counted as in `planner.cost.collectives`: what a device holds where it holds most.
 """
@@ -46,7 +46,7 @@ class Compiled:
         starts: Whether a later `-done` waits for it.
         by_update: An all_reduce of a slice in a buffer of zeros: a gather, at twice its price.
         arrays: How many arrays travel together.
-        channel: The number by which the compiler tells it apart; empty if it has none.
+        chain: Of a collective that several fusions carry on, the compiler's number; empty for any other.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Compiled:
     starts: bool = False
     by_update: bool = False
     arrays: int = 1
-    channel: str = ""
+    chain: str = ""
 
 
 def collective_of(module: Module, inside: Computation, instruction: Instruction, mesh: MeshShape) -> Compiled | None:
@@ -85,7 +85,7 @@ def collective_of(module: Module, inside: Computation, instruction: Instruction,
         starts=instruction.opcode.endswith("-start"),
         by_update=kind == "all_reduce" and any(_updates(module, operand) for operand in operands),
         arrays=len(operands),
-        channel=_channel(core),
+        chain=_chain(core),
     )
 
 
@@ -101,14 +101,14 @@ def _within(module: Module, inside: Computation, instruction: Instruction) -> It
 
 
 def chains(module: Module, inside: Computation) -> Mapping[str, str]:
-    """Channels that several instructions of a computation carry on, and the last of these."""
-    found = [(_channel(core), i.name) for i in inside.instructions for _, core in _within(module, inside, i)]
-    times = Counter(channel for channel, _ in found)
-    return {channel: name for channel, name in found if channel and times[channel] > 1}
+    """The chains in a computation, and the last instruction of each."""
+    found = [(_chain(core), i.name) for i in inside.instructions for _, core in _within(module, inside, i)]
+    times = Counter(chain for chain, _ in found)
+    return {chain: name for chain, name in found if chain and times[chain] > 1}
 
 
-def _channel(core: Instruction) -> str:
-    found = re.search(r"\bchannel_id=(\d+)", core.attributes)
+def _chain(core: Instruction) -> str:
+    found = re.search(r'\bchain_id="?(\d+)', core.attributes)
     return found[1] if found else ""
 
 

@@ -191,14 +191,14 @@ class _Walk:
         return (i.cycles or 0.0) / self.timer.clock if self.timer.clock else 0.0
 
     def communicate(self, i: Instruction, move: Compiled) -> Iterator[Span]:
-        chained = move.channel in self.chains
-        key = move.channel if chained else i.name
+        chained = move.chain in self.chains
+        key = move.chain if chained else i.name
         if key not in self.pending:
             self.start(key, move)
         if not chained and not move.starts:  # what is fused with it runs beside it
             yield self.compute(i)
             yield self.finish(key)
-        elif self.chains.get(move.channel) == i.name:
+        elif self.chains.get(move.chain) == i.name:
             yield self.finish(key)
         elif i.cycles:
             yield self.compute(i)
