@@ -3,6 +3,10 @@
 From `P("x", None)` to `P(None, "y")`: slice along y, then all_gather over x. Free slices come first, they shrink what
 follows; then reduce_scatter, all_to_all, all_reduce; all_gather comes last. An axis leaves a dim from its minor end and
 enters at its minor end, so where axes of one dim stand in another order, shards are permuted first, or at last.
+
+Two things are written as TPU compilers keep them (libtpu 0.0.42): a gather or a scatter over three torus axes becomes
+an all_reduce of twice the bytes, so it goes over two and then over one; a scatter whose shards do not fill whole tiles
+becomes an all_reduce and a slice, so short leading dims borrow rows from the others.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +17,9 @@ import jax
 import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
+
+TILE = (8, 128)
+PLANE = 2
 
 Axes = tuple[str, ...]
 Sizes = Mapping[str, int]
@@ -58,15 +65,34 @@ class Step:
     order: Axes = ()
 
 
-def steps(have: Shard, want: Shard) -> list[Step]:
-    """The moves between two layouts. Raises ValueError where an open sum would have to be made."""
+def steps(have: Shard, want: Shard, torus: Sizes | None = None) -> list[Step]:
+    """The moves between two layouts.
+
+    Args:
+        have: The layout that is.
+        want: The one that is wanted.
+        torus: The number of torus axes that each mesh axis walks; empty where there is no torus.
+
+    Raises:
+        ValueError: An open sum would have to be made.
+    """
     if strange := want.open - have.open:
         raise ValueError(f"a whole value cannot become parts over {sorted(strange)}")
-    return list(_Way(have, want).steps())
+    return list(_Way(have, want, torus or {}).steps())
+
+
+def in_planes(axes: Axes, torus: Sizes) -> list[Axes]:
+    """Mesh axes in groups, none of which walks more than two torus axes unless one alone does."""
+    found: list[Axes] = [()]
+    for axis in axes:
+        walked = sum(torus.get(a, 0) for a in (*found[-1], axis))
+        found[-1:] = [found[-1], (axis,)] if found[-1] and walked > PLANE else [(*found[-1], axis)]
+    return found
 
 
 class _Way:
-    def __init__(self, have: Shard, want: Shard):
+    def __init__(self, have: Shard, want: Shard, torus: Sizes):
+        self.torus = torus
         self.now = [list(axes) for axes in have.dims]
         self.want = want
         self.goal = {axis: d for d, axes in enumerate(want.dims) for axis in axes}
@@ -101,7 +127,7 @@ class _Way:
         for d, axes in enumerate(self.now):
             if fresh := self.arriving(d, [axis for axis in self.opened if axis in self.goal]):
                 axes.extend(fresh)
-                yield Step("reduce_scatter", fresh, d, how=self.how)
+                yield from (Step("reduce_scatter", part, d, how=self.how) for part in in_planes(fresh, self.torus))
 
     def exchanges(self) -> Iterator[Step]:
         for source in range(len(self.now)):
@@ -118,7 +144,7 @@ class _Way:
             if leaving := tuple(axis for axis in axes if axis not in self.goal):
                 yield from self.to_the_end(d, leaving)
                 self.now[d] = self.now[d][: -len(leaving)]
-                yield Step("all_gather", leaving, d)
+                yield from (Step("all_gather", part, d) for part in reversed(in_planes(leaving, self.torus)))
 
     def to_the_end(self, d: int, axes: Axes) -> Iterator[Step]:
         yield from self.reorder(d, (*(axis for axis in self.now[d] if axis not in axes), *axes))
@@ -129,9 +155,9 @@ class _Way:
             self.now[d] = list(order)
 
 
-def move(x: jax.Array, have: Shard, want: Shard, sizes: Sizes) -> jax.Array:
+def move(x: jax.Array, have: Shard, want: Shard, sizes: Sizes, torus: Sizes | None = None) -> jax.Array:
     """The shard in its new layout, inside of a `shard_map` over mesh axes of these sizes."""
-    for step in steps(have, want):
+    for step in steps(have, want, torus):
         x = _MOVES[step.kind](x, step, sizes)
     return x
 
@@ -143,8 +169,18 @@ def _slice(x: jax.Array, step: Step, sizes: Sizes) -> jax.Array:
 
 def _reduce_scatter(x: jax.Array, step: Step, sizes: Sizes) -> jax.Array:
     if step.how == "sum":
-        return lax.psum_scatter(x, step.axes, scatter_dimension=step.dim, tiled=True)
+        rows = _rows(x.shape, int(np.prod([sizes[axis] for axis in step.axes]))) if step.dim == 0 else 1
+        wide = x.reshape(x.shape[0] * rows, -1) if rows > 1 else x
+        part = lax.psum_scatter(wide, step.axes, scatter_dimension=step.dim, tiled=True)
+        return part.reshape(-1, *x.shape[1:]) if rows > 1 else part
     return _slice(_all_reduce(x, step, sizes), step, sizes)
+
+
+def _rows(shape: Sequence[int], ways: int) -> int:
+    """Into how many rows each row is cut, so that every shard has whole tiles of rows; 1 where that cannot be."""
+    minor = int(np.prod(shape[1:]))
+    wanted = (rows for rows in (1, 2, 4, 8) if not shape[0] // ways * rows % TILE[0])
+    return next((rows for rows in wanted if not minor % (rows * TILE[1])), 1)
 
 
 def _all_to_all(x: jax.Array, step: Step, sizes: Sizes) -> jax.Array:

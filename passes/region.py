@@ -14,7 +14,7 @@ a reader wants another one (`passes.moves`). A value that several readers want i
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -52,11 +52,13 @@ class Region:
         equations: One `Local` each.
         inputs: The layout of each value that they read from before, as `passes.jaxpr.border` lists them.
         outputs: Likewise of each that is read after.
+        torus: The number of torus axes that each mesh axis walks; empty where there is no torus.
     """
 
     equations: tuple[Local, ...]
     inputs: tuple[Shard, ...]
     outputs: tuple[Shard, ...]
+    torus: Mapping[str, int] = field(default_factory=dict)
 
 
 def run_of(closed: Any, path: Path, region: Region, mesh: Mesh | AbstractMesh) -> jaxpr.Run:
@@ -74,7 +76,7 @@ def run_of(closed: Any, path: Path, region: Region, mesh: Mesh | AbstractMesh) -
     sizes = dict(mesh.shape)
 
     def local(*shards: jax.Array) -> list[jax.Array]:
-        values = _Values(sizes)
+        values = _Values(sizes, region.torus)
         for v, x, shard in zip(ins, shards, region.inputs):
             values.put(v, x, (shard,))
         for eqn, how in zip(body.eqns[start:stop], region.equations):
@@ -90,8 +92,8 @@ def run_of(closed: Any, path: Path, region: Region, mesh: Mesh | AbstractMesh) -
 class _Values:
     """The values of a region on one device, each in the layouts that it has been in."""
 
-    def __init__(self, sizes: Sizes):
-        self.sizes = sizes
+    def __init__(self, sizes: Sizes, torus: Sizes):
+        self.sizes, self.torus = sizes, torus
         self.home: dict[Any, Shard] = {}
         self.known: dict[tuple[Any, Shard], jax.Array] = {}
 
@@ -108,7 +110,7 @@ class _Values:
         if (v, shard) not in self.known:
             have = self.home[v]
             with jax.named_scope(SCOPE):
-                self.known[v, shard] = move(self.known[v, have], have, shard, self.sizes)
+                self.known[v, shard] = move(self.known[v, have], have, shard, self.sizes, self.torus)
         return self.known[v, shard]
 
     def compute(self, eqn: Any, how: Local) -> None:

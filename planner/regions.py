@@ -7,7 +7,7 @@ annotated: what needs no collective, loops (their bodies have runs of their own)
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -15,6 +15,7 @@ from passes import jaxpr
 from passes.jaxpr import Path
 from passes.moves import Shard, steps
 from passes.region import Local, Region
+from planner.cost.torus import torus_spans
 from planner.plan import Operation, Plan, Spec
 from planner.rules import Rule, rule_for
 from planner.rules.local import local_params
@@ -23,13 +24,15 @@ from planner.trace import Program
 IDENTITIES = ("sharding_constraint", "reshard")
 
 
-def regions_of(program: Program, plan: Plan) -> dict[Path, Region]:
-    """The regions of a plan, by the path of their first equation."""
+def regions_of(program: Program, plan: Plan, mesh: Any) -> dict[Path, Region]:
+    """The regions of a plan, by the path of their first equation. A mesh whose devices stand on a torus says so."""
     found: dict[Path, Region] = {}
+    walks = torus_spans(mesh)
+    torus = {} if walks is None else {name: len(walk) for name, walk in zip(mesh.axis_names, walks)}
     operations = {jaxpr.parse(op.path): op for op in plan.operations}
     for path, body in _bodies(program.closed):
         found |= _Body(path, body, plan, operations).regions()
-    return found
+    return {path: replace(region, torus=torus) for path, region in found.items()}
 
 
 def _bodies(closed: Any) -> Iterator[tuple[Path, Any]]:
