@@ -9,7 +9,7 @@ an all_reduce of twice the bytes, so it goes over two and then over one; a scatt
 becomes an all_reduce and a slice, so short leading dims borrow rows from the others.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,17 +52,23 @@ class Shard:
 
 @dataclass(frozen=True)
 class Step:
-    """One move: `slice`, `reduce_scatter`, `all_to_all` (from dim `source` to `dim`), `all_reduce`, `all_gather`.
+    """One move: `slice`, `reduce_scatter`, `all_to_all`, `all_reduce`, `all_gather`, `permute`.
 
-    A `permute` brings the axes of a dim from the order `axes` into the order `order`.
+    Attributes:
+        dim: The dim that axes leave or enter.
+        goal: For an all_to_all, the dim that each axis enters; `source` is the one that each leaves, and `order` are
+            the axes as they stand in the dims that they leave.
+        how: How parts are combined.
+        order: For a permute, the new order of the axes of the dim.
     """
 
     kind: str
     axes: Axes
     dim: int = -1
-    source: int = -1
     how: str = "sum"
     order: Axes = ()
+    source: tuple[int, ...] = ()
+    goal: tuple[int, ...] = ()
 
 
 def steps(have: Shard, want: Shard, torus: Sizes | None = None) -> list[Step]:
@@ -79,6 +85,12 @@ def steps(have: Shard, want: Shard, torus: Sizes | None = None) -> list[Step]:
     if strange := want.open - have.open:
         raise ValueError(f"a whole value cannot become parts over {sorted(strange)}")
     return list(_Way(have, want, torus or {}).steps())
+
+
+def nearest(have: Iterable[Shard], want: Shard, torus: Sizes | None = None) -> Shard:
+    """The layout from which a wanted one takes the fewest collectives; of equals the first."""
+    possible = [shard for shard in have if want.open <= shard.open]
+    return min(possible, key=lambda shard: sum(step.kind != "slice" for step in steps(shard, want, torus)))
 
 
 def in_planes(axes: Axes, torus: Sizes) -> list[Axes]:
@@ -130,14 +142,23 @@ class _Way:
                 yield from (Step("reduce_scatter", part, d, how=self.how) for part in in_planes(fresh, self.torus))
 
     def exchanges(self) -> Iterator[Step]:
-        for source in range(len(self.now)):
-            for d in range(len(self.now)):
-                moving = self.arriving(d, self.now[source]) if d != source else ()
-                if moving:
-                    yield from self.to_the_end(source, moving)
-                    self.now[source] = self.now[source][: -len(moving)]
-                    self.now[d].extend(moving)
-                    yield Step("all_to_all", moving, d, source)
+        """Axes that go from dim to dim: together, as far as no dim both loses and gains some."""
+        while leaving := {a: d for d, axes in enumerate(self.now) for a in axes if self.goal.get(a, d) != d}:
+            free = [axis for axis in leaving if self.goal[axis] not in leaving.values()]
+            first = next(iter(leaving))
+            alike = [a for a in leaving if (leaving[a], self.goal[a]) == (leaving[first], self.goal[first])]
+            yield from self.exchange({axis: leaving[axis] for axis in free or alike})
+
+    def exchange(self, leaving: Mapping[str, int]) -> Iterator[Step]:
+        for d in sorted(set(leaving.values())):
+            yield from self.to_the_end(d, tuple(axis for axis in self.now[d] if axis in leaving))
+        axes = tuple(axis for d in range(len(self.now)) for axis in self.arriving(d, list(leaving)))
+        source, goal = tuple(leaving[axis] for axis in axes), tuple(self.goal[axis] for axis in axes)
+        order = tuple(axis for dim in self.now for axis in dim if axis in leaving)
+        yield Step("all_to_all", axes, order=order, source=source, goal=goal)
+        self.now = [[axis for axis in dim if axis not in leaving] for dim in self.now]
+        for axis, d in zip(axes, goal):
+            self.now[d].append(axis)
 
     def gathers(self) -> Iterator[Step]:
         for d, axes in enumerate(self.now):
@@ -184,7 +205,32 @@ def _rows(shape: Sequence[int], ways: int) -> int:
 
 
 def _all_to_all(x: jax.Array, step: Step, sizes: Sizes) -> jax.Array:
-    return lax.all_to_all(x, step.axes, split_axis=step.dim, concat_axis=step.source, tiled=True)
+    """One exchange for all axes. Those between two dims only, in one order, are the primitive's own case."""
+    if len(set(step.source)) == len(set(step.goal)) == 1 and step.axes == step.order:
+        return lax.all_to_all(x, step.axes, split_axis=step.goal[0], concat_axis=step.source[0], tiled=True)
+    ways = [sizes[axis] for axis in step.axes]
+    parts = _to_the_front(x, step.goal, ways)
+    parts = lax.all_to_all(parts.reshape(-1, *parts.shape[len(ways) :]), step.axes, 0, 0, tiled=True)
+    parts = parts.reshape(*ways, *parts.shape[1:])
+    return _from_the_front(parts, [(step.source[step.axes.index(axis)], step.axes.index(axis)) for axis in step.order])
+
+
+def _to_the_front(x: jax.Array, dims: Sequence[int], ways: Sequence[int]) -> jax.Array:
+    """Cuts each dim in its number of ways, major ways first, and brings the ways to the front in order."""
+    cut = [[n for d, n in zip(dims, ways) if d == dim] for dim in range(x.ndim)]
+    shape = [size for dim, ns in enumerate(cut) for size in (*ns, x.shape[dim] // int(np.prod(ns)))]
+    starts = np.cumsum([0, *(len(ns) + 1 for ns in cut)])
+    seen = [dims[:i].count(d) for i, d in enumerate(dims)]
+    front = [int(starts[d]) + k for d, k in zip(dims, seen)]
+    return x.reshape(shape).transpose(front + [i for i in range(len(shape)) if i not in front])
+
+
+def _from_the_front(x: jax.Array, places: Sequence[tuple[int, int]]) -> jax.Array:
+    """Joins leading dims to later ones, as their major part: pairs of the later dim and the leading one, in order."""
+    lead = len(places)
+    groups = [[i for d, i in places if d == dim] + [lead + dim] for dim in range(x.ndim - lead)]
+    shape = [int(np.prod([x.shape[i] for i in group])) for group in groups]
+    return x.transpose([i for group in groups for i in group]).reshape(shape)
 
 
 def _all_reduce(x: jax.Array, step: Step, sizes: Sizes) -> jax.Array:

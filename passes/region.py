@@ -15,6 +15,7 @@ a reader wants another one (`passes.moves`). A value that several readers want i
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -23,7 +24,7 @@ from jax.sharding import AbstractMesh, Mesh
 
 from passes import jaxpr
 from passes.jaxpr import Path
-from passes.moves import Shard, Sizes, move
+from passes.moves import Shard, Sizes, move, nearest
 
 SCOPE = "meshplan"
 
@@ -94,24 +95,25 @@ class _Values:
 
     def __init__(self, sizes: Sizes, torus: Sizes):
         self.sizes, self.torus = sizes, torus
-        self.home: dict[Any, Shard] = {}
-        self.known: dict[tuple[Any, Shard], jax.Array] = {}
+        self.known: dict[Any, dict[Shard, jax.Array]] = {}
 
     def put(self, v: Any, x: jax.Array, way: Sequence[Shard]) -> None:
         """A value as it was computed, moved on until it lies where `way` ends."""
-        self.home[v] = way[0]
-        self.known[v, way[0]] = x
-        for shard in way[1:]:
-            self.get(v, shard)
-            self.home[v] = shard
+        self.known[v] = {way[0]: x}
+        for before, shard in pairwise(way):
+            self.known[v] = {shard: self.moved(self.known[v][before], before, shard)} | self.known[v]
 
     def get(self, v: Any, shard: Shard) -> jax.Array:
-        """The value in a layout."""
-        if (v, shard) not in self.known:
-            have = self.home[v]
-            with jax.named_scope(SCOPE):
-                self.known[v, shard] = move(self.known[v, have], have, shard, self.sizes, self.torus)
-        return self.known[v, shard]
+        """The value in a layout, moved from where it takes the fewest collectives."""
+        known = self.known[v]
+        if shard not in known:
+            have = nearest(known, shard, self.torus)
+            known[shard] = self.moved(known[have], have, shard)
+        return known[shard]
+
+    def moved(self, x: jax.Array, have: Shard, want: Shard) -> jax.Array:
+        with jax.named_scope(SCOPE):
+            return move(x, have, want, self.sizes, self.torus)
 
     def compute(self, eqn: Any, how: Local) -> None:
         """One equation on its shards; it and the moves around it lead to its line."""

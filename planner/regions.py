@@ -8,12 +8,13 @@ annotated: what needs no collective, loops (their bodies have runs of their own)
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from math import prod
 from typing import Any
 
 from passes import jaxpr
 from passes.jaxpr import Path
-from passes.moves import Shard, steps
+from passes.moves import Shard, nearest, steps
 from passes.region import Local, Region
 from planner.cost.torus import torus_spans
 from planner.plan import Operation, Plan, Spec
@@ -148,12 +149,14 @@ def _shards(variables: Sequence[Any], specs: Sequence[Spec | None]) -> Iterator[
 
 
 class _Run:
-    """Equations from `start` on that a device computes alone; `moves` counts the collectives among them."""
+    """Equations from `start` on that a device computes alone; `moves` counts the collectives among them.
+
+    `known` are the layouts that each value has been in, first the one that it rests in.
+    """
 
     def __init__(self, body: _Body, start: int, locals_: Sequence[Local | None]):
         self.body, self.start, self.stop = body, start, start
-        self.seen: dict[Any, set[Shard]] = {}
-        self.home: dict[Any, Shard] = {}
+        self.known: dict[Any, list[Shard]] = {}
         self.inputs: dict[Any, Shard] = {}
         self.equations: list[Local] = []
         self.moves = 0
@@ -164,31 +167,26 @@ class _Run:
 
     def takes(self, eqn: Any, local: Local) -> bool:
         """Whether every operand can be had as wanted: an open sum comes only from within."""
-        pairs = [(v, shard) for v, shard in zip(eqn.invars, local.operands) if shard is not None and shard.open]
-        return all(v in self.home and shard.open <= self.home_or_seen(v, shard) for v, shard in pairs)
-
-    def home_or_seen(self, v: Any, shard: Shard) -> frozenset[str]:
-        return shard.open if shard in self.seen[v] else self.home[v].open
+        wanted = [(v, shard) for v, shard in zip(eqn.invars, local.operands) if shard is not None and shard.open]
+        return all(any(shard.open <= have.open for have in self.known.get(v, ())) for v, shard in wanted)
 
     def add(self, eqn: Any, local: Local) -> None:
         for v, shard in zip(eqn.invars, local.operands):
             if shard is not None:
                 self.read(v, shard)
         for v, way in zip(eqn.outvars, local.results):
-            self.home[v], self.seen[v] = way[0], {way[0]}
-            for shard in way[1:]:
-                self.read(v, shard)
-                self.home[v] = shard
+            self.known[v] = list(reversed(way))
+            self.moves += sum(_collectives(*pair) for pair in pairwise(way))
         self.equations.append(local)
         self.stop += 1
 
     def read(self, v: Any, shard: Shard) -> None:
-        if v not in self.home:
-            self.inputs[v] = self.home[v] = self.body.known.get(v, shard.closed)
-            self.seen[v] = {self.home[v]}
-        if shard not in self.seen[v]:
-            self.moves += sum(step.kind != "slice" for step in steps(self.home[v], shard))
-            self.seen[v].add(shard)
+        if v not in self.known:
+            self.inputs[v] = self.body.known.get(v, shard.closed)
+            self.known[v] = [self.inputs[v]]
+        if shard not in self.known[v]:
+            self.moves += _collectives(nearest(self.known[v], shard), shard)
+            self.known[v].append(shard)
 
     def region(self) -> Region:
         """The region, with what it hands on known to the body."""
@@ -199,7 +197,7 @@ class _Run:
 
     def handed_on(self, v: Any) -> Shard:
         """Where a value lies for those outside: whole, and if it leaves the body at once where that wants it."""
-        home, wanted = self.home[v], self.body.wanted(v, self.stop)
+        home, wanted = self.known[v][0], self.body.wanted(v, self.stop)
         if home.open or self.body.leaves_at_once(v, self.stop):
             return wanted or home.closed
         return home
@@ -208,3 +206,7 @@ class _Run:
         """Equations without moves between them are annotated; so is the one that ends a run."""
         for i in range(self.start, max(self.stop, self.start + 1)):
             self.body.remember(i)
+
+
+def _collectives(have: Shard, want: Shard) -> int:
+    return sum(step.kind != "slice" for step in steps(have, want))
