@@ -224,6 +224,12 @@ def with_eqns(body: Jaxpr, eqns: Sequence[JaxprEqn], outvars: Sequence[Atom] | N
     return body.replace(eqns=list(eqns), outvars=outs, effects=effects, debug_info=body.debug_info)
 
 
+def with_outputs(closed: ClosedJaxpr, outvars: Sequence[Atom]) -> ClosedJaxpr:
+    """The program with other outputs, any number of them."""
+    body = closed.jaxpr
+    return ClosedJaxpr(body.replace(outvars=list(outvars), debug_info=body.debug_info._replace(result_paths=None)), closed.consts)
+
+
 def manual_axes(eqn: JaxprEqn) -> dict[Any, int]:
     """Mesh axes that a `shard_map` gives to its body, with their sizes; none for any other equation."""
     axes = eqn.params.get("newly_manual_axes", eqn.params.get("manual_axes", ()))

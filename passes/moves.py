@@ -87,10 +87,11 @@ def steps(have: Shard, want: Shard, torus: Sizes | None = None) -> list[Step]:
     return list(_Way(have, want, torus or {}).steps())
 
 
-def nearest(have: Iterable[Shard], want: Shard, torus: Sizes | None = None) -> Shard:
-    """The layout from which a wanted one takes the fewest collectives; of equals the first."""
+def nearest(have: Iterable[Shard], want: Shard) -> Shard:
+    """The layout to move from: one that needs no collective, else the first, where the value rests."""
     possible = [shard for shard in have if want.open <= shard.open]
-    return min(possible, key=lambda shard: sum(step.kind != "slice" for step in steps(shard, want, torus)))
+    free = (shard for shard in possible if all(step.kind == "slice" for step in steps(shard, want)))
+    return next(free, possible[0])
 
 
 def in_planes(axes: Axes, torus: Sizes) -> list[Axes]:
@@ -190,18 +191,21 @@ def _slice(x: jax.Array, step: Step, sizes: Sizes) -> jax.Array:
 
 def _reduce_scatter(x: jax.Array, step: Step, sizes: Sizes) -> jax.Array:
     if step.how == "sum":
-        rows = _rows(x.shape, int(np.prod([sizes[axis] for axis in step.axes]))) if step.dim == 0 else 1
-        wide = x.reshape(x.shape[0] * rows, -1) if rows > 1 else x
-        part = lax.psum_scatter(wide, step.axes, scatter_dimension=step.dim, tiled=True)
-        return part.reshape(-1, *x.shape[1:]) if rows > 1 else part
+        ways = int(np.prod([sizes[axis] for axis in step.axes]))
+        shape = (*x.shape[: step.dim], x.shape[step.dim] // ways, *x.shape[step.dim + 1 :])
+        wide, dim = _flat(x, step.dim, ways)
+        return lax.psum_scatter(wide, step.axes, scatter_dimension=dim, tiled=True).reshape(shape)
     return _slice(_all_reduce(x, step, sizes), step, sizes)
 
 
-def _rows(shape: Sequence[int], ways: int) -> int:
-    """Into how many rows each row is cut, so that every shard has whole tiles of rows; 1 where that cannot be."""
-    minor = int(np.prod(shape[1:]))
-    wanted = (rows for rows in (1, 2, 4, 8) if not shape[0] // ways * rows % TILE[0])
-    return next((rows for rows in wanted if not minor % (rows * TILE[1])), 1)
+def _flat(x: jax.Array, dim: int, ways: int) -> tuple[jax.Array, int]:
+    """The array with its leading dim scattered in two dims, in as many rows as whole tiles of each shard take."""
+    minor = int(np.prod(x.shape[dim + 1 :]))
+    if np.prod(x.shape[:dim]) > 1:
+        return x, dim
+    whole = (rows for rows in (1, 2, 4, 8) if not x.shape[dim] // ways * rows % TILE[0])
+    rows = next((rows for rows in whole if not minor % (rows * TILE[1])), None)
+    return (x, dim) if rows is None else (x.reshape(x.shape[dim] * rows, minor // rows), 0)
 
 
 def _all_to_all(x: jax.Array, step: Step, sizes: Sizes) -> jax.Array:

@@ -104,10 +104,10 @@ class _Values:
             self.known[v] = {shard: self.moved(self.known[v][before], before, shard)} | self.known[v]
 
     def get(self, v: Any, shard: Shard) -> jax.Array:
-        """The value in a layout, moved from where it takes the fewest collectives."""
+        """The value in a layout, moved from the layout that is nearest."""
         known = self.known[v]
         if shard not in known:
-            have = nearest(known, shard, self.torus)
+            have = nearest(known, shard)
             known[shard] = self.moved(known[have], have, shard)
         return known[shard]
 
