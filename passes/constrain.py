@@ -23,9 +23,9 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 
 from passes import jaxpr
 from passes.jaxpr import Path
+from passes.region import SCOPE, Region, run_of
 
 Specs = tuple[PartitionSpec | Sequence[PartitionSpec] | None, ...]
-SCOPE = "meshplan"
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ def constrain(
     inputs: Mapping[Path, Specs] | None = None,
     outputs: Mapping[Path, Specs] | None = None,
     instead: Callable[[Path, Any], Callable | None] | None = None,
+    regions: Mapping[Path, Region] | None = None,
 ) -> Any:
     """The program with the given values constrained to the given specs.
 
@@ -58,6 +59,8 @@ def constrain(
         outputs: For bodies, specs of their outputs.
         instead: `instead(path, eqn)` gives None, or a function of the operands that stands in for the equation,
             between the constraints.
+        regions: Runs of equations that are computed on shards instead, by the path of their first; pins of equations in
+            them count for nothing.
 
     Raises:
         ValueError: A path is not in the program, or a spec does not fit its value.
@@ -70,7 +73,9 @@ def constrain(
         shardings = _shardings(where, what, specs, types, mesh)
         return tuple(None if s is None else trace(aval, s) for aval, s in zip(types, shardings))
 
-    def replace(path: Path, eqn: Any) -> jaxpr.Around | None:
+    def replace(path: Path, eqn: Any) -> jaxpr.Around | jaxpr.Run | None:
+        if regions and path in regions:
+            return run_of(closed, path, regions[path], mesh)
         pin, middle = pins.get(path), instead(path, eqn) if instead else None
         if pin is None:
             return middle and jaxpr.Around((None,) * len(eqn.invars), (None,) * len(eqn.outvars), middle)

@@ -46,7 +46,18 @@ class Around:
     instead: Fun | None = None
 
 
-Replacement = Fun | ClosedJaxpr | Around
+@dataclass(frozen=True)
+class Run:
+    """Stands in for an equation and those behind it, `length` together, as a function of all that they read.
+
+    What they read and what of theirs is read elsewhere: `border`.
+    """
+
+    length: int
+    fun: Fun
+
+
+Replacement = Fun | ClosedJaxpr | Around | Run
 Replace = Callable[[Path, JaxprEqn], Replacement | None]
 
 
@@ -87,10 +98,14 @@ def as_fun(closed: ClosedJaxpr) -> Callable[..., list[Any]]:
     return jaxpr_as_fun(closed)
 
 
-def bind(eqn: JaxprEqn, *operands: Any) -> list[Any]:
-    """Applies the equation as it is to other operands: the building stone of replacements."""
-    with eqn.ctx.manager:
-        out = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
+def bind(eqn: JaxprEqn, *operands: Any, params: Mapping[str, Any] | None = None) -> list[Any]:
+    """Applies the equation to other operands: the building stone of replacements.
+
+    With other `params`, it does so in the context of the caller, such as the body of a `shard_map`.
+    """
+    with eqn.ctx.manager if params is None else nullcontext():
+        kinds = eqn.primitive.get_bind_params(eqn.params if params is None else dict(params))
+        out = eqn.primitive.bind(*operands, **kinds)
     return list(out) if eqn.primitive.multiple_results else [out]
 
 
@@ -104,9 +119,28 @@ def subjaxprs(eqn: JaxprEqn) -> list[tuple[str, Jaxpr]]:
     ]
 
 
+def is_plain(eqn: JaxprEqn) -> bool:
+    """Whether an equation is but its primitive on its operands: no effect, no body, no orders to a compiler."""
+    return not (eqn.effects or subjaxprs(eqn) or eqn.ctx.compute_type or eqn.ctx.xla_metadata)
+
+
 def variables(atoms: Sequence[Atom]) -> list[Var]:
     """The atoms that are variables, not literals."""
     return [v for v in atoms if isinstance(v, Var)]
+
+
+def body_at(closed: ClosedJaxpr, path: Path) -> Jaxpr:
+    """The body that a path leads to."""
+    return dict(subjaxprs(enclosing(closed, (*path, 0))[-1]))[str(path[-1])] if path else closed.jaxpr
+
+
+def border(body: Jaxpr, start: int, stop: int) -> tuple[list[Var], list[Var]]:
+    """What a run of equations reads from before, and what of theirs is read after, each once and in order."""
+    run, rest = body.eqns[start:stop], body.eqns[stop:]
+    made = {v: None for eqn in run for v in eqn.outvars if not isinstance(v, DropVar)}
+    read = dict.fromkeys(v for eqn in run for v in variables(eqn.invars) if v not in made)
+    later = set(variables([v for eqn in rest for v in eqn.invars] + list(body.outvars)))
+    return list(read), [v for v in made if v in later]
 
 
 def _members(name: str, param: Any) -> list[tuple[str, Any]]:
@@ -194,6 +228,14 @@ def with_eqns(body: Jaxpr, eqns: Sequence[JaxprEqn], outvars: Sequence[Atom] | N
     return body.replace(eqns=list(eqns), outvars=outs, effects=effects, debug_info=body.debug_info)
 
 
+def with_outputs(closed: ClosedJaxpr, outvars: Sequence[Atom]) -> ClosedJaxpr:
+    """The program with other outputs, any number of them."""
+    body = closed.jaxpr
+    return ClosedJaxpr(
+        body.replace(outvars=list(outvars), debug_info=body.debug_info._replace(result_paths=None)), closed.consts
+    )
+
+
 def manual_axes(eqn: JaxprEqn) -> dict[Any, int]:
     """Mesh axes that a `shard_map` gives to its body, with their sizes; none for any other equation."""
     axes = eqn.params.get("newly_manual_axes", eqn.params.get("manual_axes", ()))
@@ -253,9 +295,15 @@ class _Splice:
         if enter is not None:
             arrays = [v for v in self.body.invars if _is_array(v)]
             self.replace(self.path, anchor, _among_arrays(enter, self.body.invars), arrays, arrays)
+        done = 0
         for i, eqn in enumerate(self.body.eqns):
             f = wanted.get(i)
-            if f is None:
+            if i < done:
+                continue
+            if isinstance(f, Run):
+                done = i + f.length
+                self.replace((*self.path, i), eqn, f.fun, *border(self.body, i, done))
+            elif f is None:
                 self.eqns.append(_substituted(eqn, self.env))
             elif isinstance(f, Around):
                 self.surround((*self.path, i), eqn, f)

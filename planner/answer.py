@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from planner.order import RING, Ordered, dim_axes, operand_axes, result_axes
 from planner.plan import Body, Chain, Collective, Holder, Operation, Ring, Spec
 from planner.reshard import STEPS
 from planner.solve.problem import live_bytes
+from planner.strategy import open_job
 from planner.work import travelling_bytes
 
 TOP = 12
@@ -91,6 +93,8 @@ def _operation(answer: Answer, n: int, node: Node) -> Operation:
         operands=tuple(_operand_pin(answer, n, i) for i in range(len(node.rule.operands))),
         results=tuple(_result_pin(answer, Port(n, r)) for r in range(len(node.avals))),
         ring=_ring(answer, n),
+        splits=tuple(tuple(answer.ordered.orders[n].get(f, ())) for f in range(len(node.rule.sizes))),
+        **_passed_on(f, n, x),
     )
 
 
@@ -102,6 +106,13 @@ def _ring(answer: Answer, n: int) -> Ring | None:
     kind = "reduce_scatter" if ring.place == RESULT else "all_gather"
     axes, out, opened = answer.ordered.orders[n][RING], answer.spec(Port(n)), answer.open_axes(Port(n))
     return Ring(kind=kind, axes=axes, lhs=lhs, rhs=rhs, out=out, opened=opened)
+
+
+def _passed_on(f: Formulation, n: int, x: int) -> dict[str, Any]:
+    """The axes over which an operation passes an open sum on, and through which group of operands."""
+    jobs = f.strategies[n].jobs[x].tolist()
+    through = tuple(name for name, job in zip(f.mesh.names, jobs) if job <= open_job(0))
+    return {"through": through, "group": open_job(0) - min(jobs, default=0)} if through else {}
 
 
 def _operand_pin(answer: Answer, n: int, i: int) -> Chain:
@@ -189,7 +200,7 @@ def _inside(answer: Answer, n: int) -> Iterator[Collective]:
     if (ring := f.strategies[n].ring(x)) is None:
         return
     node, operand = f.graph.nodes[n], min(ring.place, 1)
-    one = f.strategies[n].keep([x])
+    one = f.strategies[n].keep(np.array([x]))
     edge = answer.operands[n, operand]
     avals = {i: (f.graph.aval(answer.operands[n, i].source), True) for i in (0, 1) if (n, i) in answer.operands}
     yield Collective(

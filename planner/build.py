@@ -15,8 +15,8 @@ from jax.sharding import PartitionSpec
 from passes.jaxpr import Path, bind, subjaxprs
 from planner.graph import Aval, Edge, Graph, Loop, Node, Port, identity, with_places
 from planner.hints import Hints
+from planner.kept import barrier, region
 from planner.loops import LOOPS
-from planner.regions import barrier, region
 from planner.rules import Rule, rule_for
 from planner.rules.opaque import BARRIERS, replicated
 from planner.rules.shardy import shardy_rule

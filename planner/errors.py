@@ -39,3 +39,7 @@ class PlanFileError(PlanError):
 
 class PlanMismatchError(PlanError):
     """The plan was made for another program, mesh or shapes."""
+
+
+class AuditError(PlanError):
+    """What was compiled cannot be read, or the compiler that was asked for is not there."""

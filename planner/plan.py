@@ -15,7 +15,7 @@ from passes.jaxpr import Path, parse
 from planner.errors import PlanFileError
 from planner.sharding import MeshShape, to_spec
 
-SCHEMA = 1
+SCHEMA = 2
 Spec = tuple[tuple[str, ...], ...]
 Chain = tuple[Spec, ...]
 
@@ -56,7 +56,8 @@ class Operation(_Record):
 
     A pin is the specs that a value passes through, one after the other; an empty one leaves the value to the compiler:
     an open sum, or an operand that is wanted as it lies.
-    `seconds` are those of local work, all `trips` together.
+    `seconds` are those of local work, all `trips` together. `splits` are the mesh axes of each factor of its rule,
+    major to minor; over the axes `through` it passes on an open sum, in group number `group` of its rule's linear operands.
     """
 
     path: str
@@ -69,6 +70,9 @@ class Operation(_Record):
     operands: tuple[Chain, ...]
     results: tuple[Chain, ...]
     ring: Ring | None = None
+    splits: tuple[tuple[str, ...], ...] = ()
+    through: tuple[str, ...] = ()
+    group: int = 0
 
 
 class Body(_Record):

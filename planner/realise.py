@@ -19,6 +19,7 @@ from passes.constrain import constrain
 from passes.jaxpr import as_fun
 from planner.errors import MeshError
 from planner.plan import Plan, Value
+from planner.regions import regions_of
 from planner.sharding import to_spec
 from planner.trace import Program, auto_mesh
 
@@ -89,7 +90,8 @@ class Realised:
         with jax.sharding.use_abstract_mesh(getattr(auto, "abstract_mesh", auto)):
             instead = rings(self.program.closed, plan.rings(), auto)
             borders = plan.borders("inputs"), plan.borders("outputs")
-            closed = constrain(self.program.closed, plan.pins(), auto, *borders, instead=instead)
+            regions = regions_of(self.program, plan, self.mesh)
+            closed = constrain(self.program.closed, plan.pins(), auto, *borders, instead, regions)
         if not explicit(self.mesh):
             return as_fun(closed)
         return jax.sharding.auto_axes(as_fun(closed), out_sharding=[to_spec(v.spec) for v in plan.results])

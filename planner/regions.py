@@ -1,61 +1,212 @@
-"""Regions that the planner leaves as they are: what the user sharded by hand, and what nobody can look into.
+"""Which parts of a plan are commanded: runs of equations with collectives between them, as data for `passes.region`.
 
-A `shard_map` says itself where its operands and results lie. Its rule has one factor for each mesh axis, and its one
-strategy splits each by its own axis: so its specs are pins, and moving a value there is priced like any other move.
+A plan says for every equation which mesh axes split each factor of its rule, and so what one device computes and in
+which layout it wants its operands. Equations next to each other that a device can compute on its shards alone form a
+run; where values move inside of a run, it becomes a region, and the moves are what the plan priced. Everything else is
+annotated: what needs no collective, loops (their bodies have runs of their own), what needs the position of the device.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from math import prod
 from typing import Any
 
-from planner.effort import flops, kernel, shapes
-from planner.rules import Rule
-from planner.rules.labels import Whole, labelled
-from planner.rules.opaque import replicated
-from planner.sharding import names_of
+from passes import jaxpr
+from passes.jaxpr import Path
+from passes.moves import Shard, nearest, steps
+from passes.region import Local, Region
+from planner.cost.torus import torus_spans
+from planner.plan import Operation, Plan, Spec
+from planner.rules import Rule, rule_for
+from planner.rules.local import local_params
+from planner.trace import Program
 
-Mesh = Mapping[str, int]
+IDENTITIES = ("sharding_constraint", "reshard")
 
 
-def region(eqn: Any, mesh: Mesh | None) -> tuple[Rule, Mapping[str, int] | None, str]:
-    """The rule of a `shard_map`, the factor that each mesh axis splits, and what the reader of a plan must know.
+def regions_of(program: Program, plan: Plan, mesh: Any) -> dict[Path, Region]:
+    """The regions of a plan, by the path of their first equation. A mesh whose devices stand on a torus says so."""
+    found: dict[Path, Region] = {}
+    walks = torus_spans(mesh)
+    torus = {} if walks is None else {name: len(walk) for name, walk in zip(mesh.axis_names, walks)}
+    operations = {jaxpr.parse(op.path): op for op in plan.operations}
+    for path, body in _bodies(program.closed):
+        found |= _Body(path, body, plan, operations).regions()
+    return {path: replace(region, torus=torus) for path, region in found.items()}
 
-    Args:
-        eqn: The equation.
-        mesh: Axes and sizes of the mesh that is planned for; a region on another one takes and gives whole values.
+
+def _bodies(closed: Any) -> Iterator[tuple[Path, Any]]:
+    yield (), closed.jaxpr
+    for path, eqn in jaxpr.walk(closed):
+        yield from (((*path, key), body) for key, body in jaxpr.subjaxprs(eqn))
+
+
+def local_of(eqn: Any, operation: Operation, mesh: Mapping[str, int]) -> Local | None:
+    """What one device does for an equation; None where it cannot do so alone."""
+    name, shapes = jaxpr.primitive_name(eqn), ([v.aval.shape for v in eqn.invars], [v.aval.shape for v in eqn.outvars])
+    rule = rule_for(name, *shapes, eqn.params)
+    if rule is None or len(rule.sizes) != len(operation.splits) or not jaxpr.is_plain(eqn):
+        return None
+    if any(operation.splits[f] for f in rule.positional):
+        return None
+    ways = {f: prod(mesh[axis] for axis in axes) for f, axes in enumerate(operation.splits) if axes}
+    params = None if name in IDENTITIES else local_params(rule, eqn.params, ways)
+    operands = tuple(_operand(rule, operation, i, v) for i, v in enumerate(eqn.invars))
+    results = tuple(_results(rule, operation, r) for r in range(len(eqn.outvars)))
+    return Local(operands, results, params)
+
+
+def _operand(rule: Rule, operation: Operation, i: int, v: Any) -> Shard | None:
+    if hasattr(v, "val"):
+        return None
+    opened = operation.through if operation.through and i in rule.linear[operation.group] else ()
+    return Shard(_dims(rule.operands[i], operation), frozenset(opened))
+
+
+def _results(rule: Rule, operation: Operation, r: int) -> tuple[Shard, ...]:
+    """The layout as computed, then the pins that it passes through."""
+    kept = {f for dim in rule.results[r] for f in dim}
+    partial = [f for f in rule.reduced if f not in kept and operation.splits[f]]
+    axes = {axis for f in partial for axis in operation.splits[f]} | set(operation.through)
+    how = rule.reduced[partial[0]] if partial else "sum"
+    made = Shard(_dims(rule.results[r], operation), frozenset(axes), how)
+    return made, *(shard for spec in operation.results[r] if (shard := Shard(spec)) != made)
+
+
+def _dims(dims: Sequence[Sequence[int]], operation: Operation) -> Spec:
+    return tuple(tuple(axis for f in dim for axis in operation.splits[f]) for dim in dims)
+
+
+@dataclass
+class _Body:
+    """One body: `known` are the layouts of values that come from outside of a region."""
+
+    path: Path
+    jaxpr: Any
+    plan: Plan
+    operations: Mapping[Path, Operation]
+    known: dict[Any, Shard] = field(default_factory=dict)
+
+    def regions(self) -> dict[Path, Region]:
+        """The regions, from front to back."""
+        self.known = dict(_shards(self.jaxpr.invars, self._border("inputs")))
+        locals_ = [self._local(i, eqn) for i, eqn in enumerate(self.jaxpr.eqns)]
+        found, i = {}, 0
+        while i < len(locals_):
+            run = _Run(self, i, locals_)
+            if run.moves:
+                found[*self.path, i] = run.region()
+            else:
+                run.forget()
+            i = max(run.stop, i + 1)
+        return found
+
+    def _border(self, side: str) -> Sequence[Spec | None]:
+        if not self.path:
+            return [v.spec for v in (self.plan.arguments if side == "inputs" else self.plan.results)]
+        body = self.plan.bodies.get(jaxpr.show(self.path))
+        return getattr(body, side) if body else ()
+
+    def _local(self, i: int, eqn: Any) -> Local | None:
+        operation = self.operations.get((*self.path, i))
+        if operation is None or operation.ring or (not operation.splits and operation.primitive == "loop"):
+            return None
+        return local_of(eqn, operation, self.plan.mesh)
+
+    def remember(self, i: int) -> None:
+        """Where an equation that is in no region leaves its results."""
+        operation = self.operations.get((*self.path, i))
+        if operation is not None:
+            pins = [chain[-1] if chain else None for chain in operation.results]
+            self.known.update(_shards(self.jaxpr.eqns[i].outvars, pins))
+
+    def wanted(self, v: Any, start: int) -> Shard | None:
+        """The layout that the border of the body, or else the first reader behind a run, wants a value in."""
+        border = dict(_shards(self.jaxpr.outvars, self._border("outputs")))
+        if v in border:
+            return border[v]
+        for i, eqn in enumerate(self.jaxpr.eqns[start:], start):
+            operation = self.operations.get((*self.path, i))
+            chains = operation.operands if operation is not None else ()
+            pins = [chain[-1] for w, chain in zip(eqn.invars, chains) if w is v and chain]
+            if pins:
+                return Shard(pins[0])
+        return None
+
+    def leaves_at_once(self, v: Any, start: int) -> bool:
+        """Whether a value is only handed out of the body."""
+        return not any(w is v for eqn in self.jaxpr.eqns[start:] for w in eqn.invars)
+
+
+def _shards(variables: Sequence[Any], specs: Sequence[Spec | None]) -> Iterator[tuple[Any, Shard]]:
+    for v, spec in zip(variables, specs):
+        if not hasattr(v, "val"):
+            if spec is not None and len(spec) == len(v.aval.shape):
+                yield v, Shard(spec)
+            elif not v.aval.shape:
+                yield v, Shard(())
+
+
+class _Run:
+    """Equations from `start` on that a device computes alone; `moves` counts the collectives among them.
+
+    `known` are the layouts that each value has been in, first the one that it rests in.
     """
-    theirs = dict(eqn.params["mesh"].shape)
-    split = [axis for axis, size in theirs.items() if size > 1 and axis in _manual(eqn.params)]
-    ins, outs = shapes(eqn.invars), shapes(eqn.outvars)
-    work = flops(eqn.params["jaxpr"])
-    moved = "its collectives are not priced"
-    if mesh is None or any(mesh.get(axis) != theirs[axis] for axis in split):
-        return (
-            replicated(ins, outs, work),
-            None,
-            f"on a mesh {theirs} of its own: takes and gives whole values; {moved}",
-        )
-    specs = (*eqn.params["in_specs"], *eqn.params["out_specs"])
-    rows = [_labels(spec, shape, theirs, split) for spec, shape in zip(specs, (*ins, *outs), strict=True)]
-    labels = {label: None for row in rows for dim in row for label in dim}
-    used = [axis for axis in split if axis in labels]
-    sizes = {axis: theirs[axis] for axis in used} | {la: la.dim for la in labels if isinstance(la, Whole)}
-    rule = labelled(rows[: len(ins)], rows[len(ins) :], ins, outs, sizes=sizes, work=work)
-    return rule, {axis: i for i, axis in enumerate(used)}, f"kept as it is, its specs are pins; {moved}"
+
+    def __init__(self, body: _Body, start: int, locals_: Sequence[Local | None]):
+        self.body, self.start, self.stop = body, start, start
+        self.known: dict[Any, list[Shard]] = {}
+        self.inputs: dict[Any, Shard] = {}
+        self.equations: list[Local] = []
+        self.moves = 0
+        for eqn, local in zip(body.jaxpr.eqns[start:], locals_[start:]):
+            if local is None or not self.takes(eqn, local):
+                break
+            self.add(eqn, local)
+
+    def takes(self, eqn: Any, local: Local) -> bool:
+        """Whether every operand can be had as wanted: an open sum comes only from within."""
+        wanted = [(v, shard) for v, shard in zip(eqn.invars, local.operands) if shard is not None and shard.open]
+        return all(any(shard.open <= have.open for have in self.known.get(v, ())) for v, shard in wanted)
+
+    def add(self, eqn: Any, local: Local) -> None:
+        for v, shard in zip(eqn.invars, local.operands):
+            if shard is not None:
+                self.read(v, shard)
+        for v, way in zip(eqn.outvars, local.results):
+            self.known[v] = list(reversed(way))
+            self.moves += sum(_collectives(*pair) for pair in pairwise(way))
+        self.equations.append(local)
+        self.stop += 1
+
+    def read(self, v: Any, shard: Shard) -> None:
+        if v not in self.known:
+            self.inputs[v] = self.body.known.get(v, shard.closed)
+            self.known[v] = [self.inputs[v]]
+        if shard not in self.known[v]:
+            self.moves += _collectives(nearest(self.known[v], shard), shard)
+            self.known[v].append(shard)
+
+    def region(self) -> Region:
+        """The region, with what it hands on known to the body."""
+        ins, outs = jaxpr.border(self.body.jaxpr, self.start, self.stop)
+        outputs = [self.handed_on(v) for v in outs]
+        self.body.known.update(zip(outs, outputs))
+        return Region(tuple(self.equations), tuple(self.inputs[v] for v in ins), tuple(outputs))
+
+    def handed_on(self, v: Any) -> Shard:
+        """Where a value lies for those outside: whole, and if it leaves the body at once where that wants it."""
+        home, wanted = self.known[v][0], self.body.wanted(v, self.stop)
+        if home.open or self.body.leaves_at_once(v, self.stop):
+            return wanted or home.closed
+        return home
+
+    def forget(self) -> None:
+        """Equations without moves between them are annotated; so is the one that ends a run."""
+        for i in range(self.start, max(self.stop, self.start + 1)):
+            self.body.remember(i)
 
 
-def _manual(params: Mapping[str, Any]) -> Sequence[str]:
-    axes = params.get("newly_manual_axes", params.get("manual_axes"))
-    return tuple(params["mesh"].axis_names) if axes is None else tuple(axes)
-
-
-def _labels(spec: Any, shape: Sequence[int], sizes: Mesh, split: Sequence[str]) -> list[list[Any]]:
-    """For each dim its axes, major to minor, then what is left of it."""
-    entries = [*spec, *[None] * (len(shape) - len(spec))]
-    axes = [[axis for axis in names_of(entry) if axis in split] for entry in entries]
-    return [[*names, Whole("size", size // prod(sizes[a] for a in names))] for size, names in zip(shape, axes)]
-
-
-def barrier(eqn: Any, ins: Sequence[Any], outs: Sequence[Any]) -> Rule:
-    """The rule of a kernel, a foreign call or a callback: all of it on every device, at its author's price if any."""
-    return replicated(ins, outs, kernel(eqn.params) if eqn.primitive.name == "pallas_call" else None)
+def _collectives(have: Shard, want: Shard) -> int:
+    return sum(step.kind != "slice" for step in steps(have, want))

@@ -11,7 +11,16 @@ from passes import jaxpr
 def source_line(eqn: Any) -> str:
     """File, line and function of the user's innermost frame, the file as seen from its outermost package; or empty."""
     file, colon, line = jaxpr.source(eqn).rpartition(":")
-    return f"{within_package(file)}{colon}{re.sub(r'[^ (]*<locals>[.]', '', line)}"
+    return f"{within_package(file)}{colon}{_unqualified(line)}"
+
+
+def line_of(file: str, line: str, function: str) -> str:
+    """The same for a file, a line and a function that are known."""
+    return f"{within_package(file)}:{line}{f' ({_unqualified(function)})' if function else ''}"
+
+
+def _unqualified(text: str) -> str:
+    return re.sub(r"[^ (]*<locals>[.]", "", text)
 
 
 def where(eqn: Any) -> str:

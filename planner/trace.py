@@ -3,13 +3,15 @@
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from passes.dce import eliminate
+from passes.in_place import in_place
+from passes.inline import inline
 from planner.hints import Hints, Weights, hints_of
 
 
@@ -18,7 +20,7 @@ class Program:
     """A traced function.
 
     Attributes:
-        closed: Its jaxpr without dead code.
+        closed: Its jaxpr without calls and dead code.
         in_tree: Structure of `(args, kwargs)`, static arguments left out.
         out_tree: Structure of the result.
         names: Name of each flat argument, such as `params['wq']`.
@@ -85,9 +87,9 @@ def trace(
     with jax.sharding.use_abstract_mesh(getattr(auto, "abstract_mesh", auto)):
         traced = jax.jit(fun, **options).trace(*map(unsharded, args), **{k: unsharded(v) for k, v in kwargs.items()})
     infos, in_tree = jax.tree.flatten(traced.args_info)
-    names = argument_names(traced)
-    donated = tuple(info.donated for info in infos)
-    return Program(eliminate(traced.jaxpr), in_tree, traced.out_tree, names, donated, hints)
+    names, donated = argument_names(traced), tuple(info.donated for info in infos)
+    program = Program(eliminate(inline(traced.jaxpr)), in_tree, traced.out_tree, names, donated, hints)
+    return replace(program, closed=eliminate(in_place(program.closed, program.ties())))
 
 
 def argument_names(traced: Any) -> tuple[str, ...]:

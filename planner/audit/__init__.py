@@ -1,0 +1,1 @@
+"""What was compiled against what was planned: every collective, every byte, and where the time goes."""

@@ -1,0 +1,86 @@
+"""Moves between layouts: any layout to any other gives the same array."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import PartitionSpec
+from programs import mesh
+
+from passes.moves import Shard, Step, exchange, move, steps
+
+MESH = mesh(2, 2, 2)
+SIZES = dict(MESH.shape)
+X = np.arange(8 * 16, dtype=np.float32).reshape(8, 16)
+
+
+@st.composite
+def layouts(draw, opened: bool = False):
+    """Each axis splits one of two dims or none, in any order, or is open."""
+    places = [draw(st.sampled_from([0, 1, None, "open"] if opened else [0, 1, None])) for _ in SIZES]
+    order = draw(st.permutations(list(SIZES)))
+    place = dict(zip(SIZES, places))
+    dims = tuple(tuple(axis for axis in order if place[axis] == d) for d in range(2))
+    return Shard(dims, frozenset(axis for axis in SIZES if place[axis] == "open"))
+
+
+@settings(max_examples=120)
+@given(layouts(opened=True), layouts())
+def test_any_layout_to_any_other(have, want):
+    def local(x):
+        first = np.prod([SIZES[a] for a in have.open], dtype=np.float32)
+        return move(x / first, have, want, SIZES)
+
+    moved = jax.shard_map(local, mesh=MESH, in_specs=have.spec, out_specs=want.spec, check_vma=False)
+    np.testing.assert_allclose(np.asarray(jax.jit(moved)(X)), X)
+
+
+@given(layouts(opened=True), layouts())
+def test_each_axis_moves_at_most_once_beside_permutes(have, want):
+    moved = [axis for step in steps(have, want) if step.kind != "permute" for axis in step.axes]
+    assert len(moved) == len(set(moved))
+
+
+@given(layouts())
+def test_the_same_layout_needs_nothing(have):
+    assert steps(have, have) == []
+
+
+def test_slices_shrink_what_is_gathered():
+    found = steps(Shard((("x",), ())), Shard(((), ("y",))))
+    assert found == [Step("slice", ("y",), 1), Step("all_gather", ("x",), 0)]
+
+
+def test_only_the_minor_axis_leaves_freely():
+    assert [s.kind for s in steps(Shard((("x", "y"),)), Shard((("x",),)))] == ["all_gather"]
+    assert [s.kind for s in steps(Shard((("x", "y"),)), Shard((("y",),)))] == ["permute", "all_gather"]
+
+
+@pytest.mark.parametrize("how", ["max", "min", "mul", "or", "and"])
+def test_what_is_no_sum_is_combined_too(how):
+    have, want = Shard(((),), frozenset("x"), how), Shard((("x",),))
+    x = np.array([True, False, True, True]) if how in ("or", "and") else np.arange(1.0, 5.0, dtype=np.float32)
+    combine = {"max": np.max, "min": np.min, "mul": np.prod, "or": np.any, "and": np.all}[how]
+    moved = jax.shard_map(
+        lambda x: move(x[0], have, want, SIZES),
+        mesh=MESH,
+        in_specs=PartitionSpec("x"),
+        out_specs=want.spec,
+        check_vma=False,
+    )
+    rows = np.stack([x, x[::-1]])
+    np.testing.assert_array_equal(np.asarray(moved(rows)), combine(rows, 0))
+
+
+def test_a_sum_cannot_be_made():
+    with pytest.raises(ValueError, match="cannot become parts"):
+        steps(Shard(((),)), Shard(((),), frozenset("x")))
+
+
+def test_exchange_is_a_permutation():
+    for order in itertools.permutations(SIZES):
+        senders, receivers = zip(*exchange(tuple(SIZES), tuple(SIZES), order, SIZES))
+        assert sorted(senders) == sorted(receivers) == list(range(8))
