@@ -4,7 +4,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.paper import attention, figure3, latency, rivals, table1
+from benchmarks.paper import attention, figure3, latency, rivals, table1, terms
 from planner.cost.hardware import PRESETS
 from planner.report import seconds
 
@@ -76,6 +76,17 @@ def _prediction(p: latency.Point, q: latency.Prediction) -> tuple[str, str, str]
     return seconds(q.seconds), f"{q.seconds / p.seconds - 1:+.0%}", f"{q.ffn}, {q.attention}"
 
 
+def ablation() -> Table:
+    """The full model, and the same with one term left out."""
+    columns = ("model", ">median error", ">mean signed error", ">largest")
+    table = _table("What each term buys: figure 1 and table 2 without it", *columns)
+    for without in terms.terms():
+        error = np.array(without.errors)[np.isfinite(without.errors)]
+        cells = (np.median(np.abs(error)), error.mean(), np.abs(error).max())
+        table.add_row(without.name, f"{cells[0]:.1%}", f"{cells[1]:+.1%}", f"{cells[2]:.1%}")
+    return table
+
+
 def choices() -> Table:
     """Table 2: the layouts that the paper names, the planner's picks, and what every other layout would take."""
     setting = latency.full(PRESETS["tpu-v4"])
@@ -104,7 +115,7 @@ def _quality(name: str, found: np.ndarray, column: int) -> str:
     return f"{name}: median error {np.median(error):.1%}, largest {error.max():.1%}, rank correlation {rank:.3f}"
 
 
-def ablations() -> Table:
+def attentions() -> Table:
     """Serial block, and the switch of attention with the context."""
     setting = latency.full(PRESETS["tpu-v4"])
     table = _table("Decode: what the parallel block saves, and the switch of attention", "what", ">paper", ">ours")
@@ -128,7 +139,7 @@ def _table(title: str, *columns: str) -> Table:
 def main() -> None:
     """Prints all tables."""
     console = Console(width=170)
-    for section in (volumes, crossovers, contexts, times, choices, ablations):
+    for section in (volumes, crossovers, contexts, times, ablation, choices, attentions):
         console.print(section())
 
 
