@@ -58,13 +58,13 @@ def _parting(pricing: Pricing) -> tuple[int, float] | None:
     varies = _varying(pricing.net)
     if not varies:
         return None
-    weight = pricing.price @ pricing.net.member
+    weight = pricing.net.weights(pricing.price)
     _, _, shares = pricing.mix()
     mixed = [(share, c) for share, c in zip(shares, pricing.columns) if share > 1e-6]
-    held = np.array([pricing.memory.loads(c) for _, c in mixed]).reshape(len(mixed), -1)
+    held = np.array([pricing.memory.scoring.held(c) for _, c in mixed]).reshape(len(mixed), -1)
     share = np.array([s for s, _ in mixed])
     mean = share @ held / max(share.sum(), 1e-6)
-    apart = share @ np.abs(held - mean) * weight
+    apart = share @ np.abs(held - mean) * weight[:-1]
     best = max(varies, key=lambda i: (apart[i], weight[i] * (varies[i][1] - varies[i][0]), -i))
     low, high = varies[best]
     return best, float(mean[best]) if low <= mean[best] < high and apart[best] > 0 else (low + high) / 2
@@ -72,10 +72,8 @@ def _parting(pricing: Pricing) -> tuple[int, float] | None:
 
 def _varying(net: Network) -> dict[int, tuple[float, float]]:
     """The least and the most bytes of each load that varies."""
-    held = {i: b for loads in net.loads.values() for i, b in loads.items()}
-    for _, _, table in net.pairs():
-        held |= {i: b[np.isfinite(table.cost)] for i, b in table.loads.items()}
-    return {i: (float(b.min()), float(b.max())) for i, b in sorted(held.items()) if b.min() < b.max()}
+    held = sorted((i, float(b.min()), float(b.max())) for i, b in net.held())
+    return {i: (low, high) for i, low, high in held if low < high}
 
 
 def _case(pricing: Pricing, load: int, holds: Callable[[Array], Array]) -> Pricing | None:
@@ -86,8 +84,8 @@ def _case(pricing: Pricing, load: int, holds: Callable[[Array], Array]) -> Prici
         fit(simplify(net, CELLS, dominance=False), pricing.memory.limit)
     except Impossible:
         return None
-    held = {c: pricing.memory.loads(c) for c in pricing.columns}
-    inside = [c for c, b in held.items() if holds(b[load]) and (b <= room).all() and _inside(net, c)]
+    held = {c: pricing.memory.scoring.held(c) for c in pricing.columns}
+    inside = [c for c, b in held.items() if holds(b[load]) and (b <= room[:-1]).all() and _inside(net, c)]
     columns = {c: pricing.columns[c] for c in inside}
     return replace(pricing, net=net, bound=-np.inf, price=pricing.price.copy(), sent={}, columns=columns)
 
@@ -98,11 +96,11 @@ def keep(net: Network, load: int, holds: Callable[[Array], Array]) -> None:
         if load in loads:
             net.restrict(n, holds(loads[load]))
             return
-    for u, v, table in net.pairs():
-        if load in table.loads:
-            cost = np.where(holds(table.loads[load]), table.cost, np.inf)
-            net.near[u][v] = replace(table, cost=cost)
-            net.near[v][u] = net.near[u][v].T
+    for (u, v), ids in list(net.cargo.items()):
+        if load in ids:
+            table = net.near[u][v]
+            cost = np.where(holds(table.held[ids.index(load)]), table.cost, np.inf)
+            net.put(u, v, replace(table, cost=cost), ids)
             return
 
 

@@ -142,8 +142,9 @@ def prune(net: Network, messages: Messages, value: float) -> None:
     """Rule out the pairs of specs that no choice of at most `value` shows."""
     for (u, v), floor in messages.cells().items():
         table = net.near[u][v]
-        net.near[u][v] = replace(table, cost=np.where(floor <= value, table.cost, np.inf))
-        net.near[v][u] = net.near[u][v].T
+        dear = table.possible & (floor > value)
+        if dear.any():
+            net.put(u, v, replace(table, cost=np.where(dear, np.inf, table.cost)))
 
 
 def fix(net: Network, floor: dict[int, np.ndarray], value: float) -> None:

@@ -76,7 +76,7 @@ class Pricing:
         """Offer a choice of the whole problem, and let the prices know it."""
         seconds = self.seconds(choice)
         if np.isfinite(seconds) and choice not in self.columns:
-            self.columns[choice] = (seconds, self.memory.rows(choice))
+            self.columns[choice] = (seconds, self.memory.used(choice))
             self.best.offer(choice)
 
     def ascend(self, rounds: int) -> None:
@@ -88,7 +88,7 @@ class Pricing:
         ceiling = np.inf if self.soft else dearest(self.net)
         sent = None
         if not len(self.price):
-            self.price = np.zeros(len(self.net.member))
+            self.price = np.zeros(self.memory.rows)
         target, stalled = self.price, 0
         for _ in range(rounds):
             messages = Messages(self.priced(target), sent)
@@ -128,7 +128,7 @@ class Pricing:
         if self.soft:
             return
         for _ in range(MENDS):
-            over = self.memory.rows(whole) > self.memory.limit
+            over = self.memory.used(whole) > self.memory.limit
             if not over.any():
                 return
             step = max(float(price.max()), abs(self.seconds(whole)) / self.memory.limit)
@@ -156,9 +156,7 @@ class Pricing:
 
     def priced(self, price: Array) -> Network:
         """The network without rows that charges for bytes instead."""
-        net = self.net.priced(price @ self.net.member)
-        net.constant += float(price @ (self.net.base - self.memory.limit))
-        return net
+        return self.net.priced(price)
 
     def mix(self) -> tuple[Array, float, Array]:
         """Prices at which no mix of the known choices that fits is cheaper, its seconds, and the share of each."""
