@@ -45,8 +45,6 @@ def look(pricing: Pricing, effort: Effort, rounds: int = 40, windows: Sequence[t
         return best.seconds
     bound = pricing.bound
     for share, gap in windows:
-        if 10 * share * abs(bound) < best.seconds - bound < np.inf:
-            continue
         value = min(best.seconds, bound + share * abs(bound))
         gap = max(EXACT, effort.gap / 10) if value == best.seconds else max(gap, effort.gap / 10)
         proven = _window(pricing, messages, value, effort, gap)

@@ -41,8 +41,9 @@ def simplify(net: Network, cells: int = CELLS, dominance: bool = True) -> Networ
 
 def _visit(net: Network, n: int, cells: int, dominance: bool) -> list[int]:
     """Apply what applies to one node; return the nodes worth another look."""
-    near, before = sorted(net.near[n]), len(net.unary[n])
-    changed = [m for m in near if consistent(net, n, m)]
+    before, changed = len(net.unary[n]), [m for m in sorted(net.near[n]) if consistent(net, n, m)]
+    while unsound := [m for m in sorted(net.near[n]) if not net.near[n][m].sound]:
+        changed += [m for m in unsound if consistent(net, n, m)]
     near = sorted(net.near[n])
     settle(net, n)
     if eliminate(net, n, cells) or merge(net, n):
