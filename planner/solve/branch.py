@@ -15,27 +15,40 @@ import numpy as np
 from .fitting import fit, most
 from .free import NODES, Effort
 from .limited import WINDOWS, look
+from .neighbours import wander
 from .network import Array, Impossible, Network
 from .prices import CELLS, Pricing
 from .simplify import simplify
 
 CASES = 40  # most cases at work 1
 ROUNDS = 12  # of new prices in a case
+WIDE = 0.03  # gap at which better choices are worth more than better bounds
 
 
 def minimise_within(pricing: Pricing, effort: Effort) -> float:
     """Improve the best choice of a pricing towards the optimum within the limit; returns the bound."""
+    best = pricing.best
+    bound = look(pricing, effort)
+    wide = best.seconds - bound > WIDE * abs(bound) and not pricing.soft
+    if wide:
+        wander(pricing, bound, effort)
+        bound = max(bound, look(pricing, effort, ROUNDS))
+    bound = _cases(pricing, bound, effort)
+    if not (wide or pricing.soft):
+        wander(pricing, bound, effort)
+    return min(best.seconds, bound)
+
+
+def _cases(pricing: Pricing, bound: float, effort: Effort) -> float:
+    """Split, best bound first, until nothing is left or work runs out; returns the bound."""
     best, closed, count = pricing.best, np.inf, 0
-    cases = [(-np.inf, 0, pricing)]
+    cases = [(bound, 0, pricing)]
     for _ in range(max(1, CASES * effort.nodes // NODES)):
         if not cases or best.proven(cases[0][0]) or pricing.labour.left < 0:
             break
-        known, at, case = heappop(cases)
-        bound = max(known, look(case, effort, ROUNDS, WINDOWS[-1:]) if at else look(case, effort))
-        if best.proven(bound):
-            closed = min(closed, bound)
-            continue
-        children = split(case)
+        bound, at, case = heappop(cases)
+        bound = max(bound, look(case, effort, ROUNDS, WINDOWS[-1:])) if at else bound
+        children = [] if best.proven(bound) else split(case)
         closed = closed if children else min(closed, bound)
         for child in children:
             count += 1

@@ -20,6 +20,7 @@ STALL = 2e-3  # share of itself by which the bound has to rise in four sweeps; a
 WINDOWS = 4  # how often to look further above a bound; each time ten times as far
 DEPTH = 3  # how often to look again inside what is left of a window
 VARIABLES = 6000  # of the largest program tried at work 1: the roots of larger ones take many seconds
+LABOUR = 1e9
 NODES = 300  # branch-and-bound nodes of one program at work 1
 Score = Callable[[Sequence[int]], float]
 
@@ -40,6 +41,11 @@ class Effort:
     def variables(self) -> float:
         """Of the largest program to try."""
         return VARIABLES / NODES * self.nodes
+
+    @property
+    def labour(self) -> float:
+        """Cells to sweep for a proof: some seconds at work 1."""
+        return LABOUR / NODES * self.nodes
 
 
 @dataclass

@@ -26,8 +26,6 @@ CELLS = 1 << 16  # most cells that eliminating a node between prices may look at
 SWEEPS = 12  # most at one price
 STALL = 2e-4  # share of itself by which the bound has to rise in a sweep
 MENDS = 4  # how often to raise prices on what does not fit
-LABOUR = 1e9  # cells swept at work 1: some seconds
-STAY = 0.6  # weight of the best prices so far in the next ones
 
 
 @dataclass
@@ -89,7 +87,7 @@ class Pricing:
         sent = None
         if not len(self.price):
             self.price = np.zeros(self.memory.rows)
-        target, stalled = self.price, 0
+        target, stalled, step = self.price, 0, 0.4
         for _ in range(rounds):
             messages = Messages(self.priced(target), sent)
             before, known = self.bound, len(self.columns)
@@ -102,10 +100,11 @@ class Pricing:
             if self.best.proven(self.bound) or self.labour.left < 0:
                 return
             duals, value, _ = self.mix()
+            step = min(1.0, 1.5 * step) if self.bound - before > 1e-4 * abs(value) else step / 1.5
             stalled = 0 if self.bound - before > 1e-4 * abs(value) or len(self.columns) > known else stalled + 1
             if stalled > 3 or value - self.bound <= 1e-5 * abs(value):
                 return
-            target = STAY * self.price + (1 - STAY) * duals
+            target = self.price + step * (duals - self.price)
 
     def take(self, messages: Messages, price: Array, stall: float = STALL) -> None:
         """Sweep until the bound stalls, keep it if it is the best one, and add the choices that come up."""

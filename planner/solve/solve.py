@@ -13,7 +13,7 @@ from .free import NODES, PROVEN, Best, Effort, minimise
 from .limited import look
 from .memory import Memory
 from .network import Impossible, Network, network
-from .prices import CELLS, LABOUR, Labour, Pricing
+from .prices import CELLS, Labour, Pricing
 from .problem import Problem, Solution, evaluate, peak
 from .scoring import Scoring
 from .simplify import simplify
@@ -70,7 +70,7 @@ def solve(
 def _within(problem: Problem, net: Network, best: Best, free: Best, effort: Effort, report: Progress) -> float:
     assert net.memory is not None
     try:
-        pricing = Pricing(fit(net, problem.limit), net.memory, best, free.score, _labour(effort), report=report)
+        pricing = Pricing(fit(net, problem.limit), net.memory, best, free.score, Labour(effort.labour), report=report)
         for choice in (free.choice, *problem.starts):
             pricing.add(tuple(choice))
         return minimise_within(pricing, effort)
@@ -91,7 +91,7 @@ def _least_excess(problem: Problem, memory: Memory, free: Best, effort: Effort) 
 
     least = Best(excess, effort.gap)
     costless = _costless(problem)
-    pricing = Pricing(simplify(network(costless, memory)), memory, least, free.score, _labour(effort), soft=True)
+    pricing = Pricing(simplify(network(costless, memory)), memory, least, free.score, Labour(effort.labour), soft=True)
     pricing.seconds = Scoring(costless).seconds
     pricing.add(free.choice)
     look(pricing, effort)
@@ -104,10 +104,6 @@ def _least_excess(problem: Problem, memory: Memory, free: Best, effort: Effort) 
         return _solution(problem, best, bound)
     seconds, over = evaluate(problem, best.choice), peak(problem, best.choice) - problem.limit
     return Solution(best.choice, seconds, min(bound, seconds), "infeasible", over)
-
-
-def _labour(effort: Effort) -> Labour:
-    return Labour(LABOUR / NODES * effort.nodes)
 
 
 def _costless(problem: Problem) -> Problem:
