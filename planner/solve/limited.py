@@ -20,10 +20,10 @@ from .trws import Messages
 Array = np.ndarray
 Line = tuple[Array, Array, float]
 ROUNDS = 200  # of adding rows; each adds at least one that was broken
-EXACT = 1e-7
+EXACT = 1e-9
 PROGRAM = 20000  # sweeping this many cells costs as much as a variable in a program
 # How far over the bound to look, as a share of it, and to what relative gap.
-WINDOWS = (*((1e-3 * 2**i, 1e-3) for i in range(6)), (np.inf, EXACT))
+WINDOWS = (*((1e-3 * 2**i, 1e-3) for i in range(6)), (np.inf, 0.0))
 
 
 def look(pricing: Pricing, effort: Effort, rounds: int = 40, windows: Sequence[tuple[float, float]] = WINDOWS) -> float:

@@ -17,6 +17,7 @@ from .prices import CELLS, Labour, Pricing
 from .problem import Problem, Solution, evaluate, peak
 from .scoring import Scoring
 from .simplify import simplify
+from .trws import ROUNDING
 
 Progress = Callable[[str, float, float], None]
 
@@ -41,7 +42,7 @@ def solve(
         is the status too.
     """
     report = progress or (lambda stage, seconds, bound: None)
-    effort = Effort(max(1, int(NODES * work)), max(tolerance, PROVEN))
+    effort = Effort(max(1, int(NODES * work)), max(tolerance, 2 * ROUNDING))
     scoring = Scoring(problem)
     memory = Memory(problem, scoring)
     fits, free = Best(scoring.within, effort.gap), Best(scoring.seconds, effort.gap)
