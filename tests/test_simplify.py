@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from problems import brute, choices, tiny
 
 from planner.solve import Edge, Live, Problem, evaluate, spans
+from planner.solve.eliminate import eliminate
 from planner.solve.memory import Memory
 from planner.solve.network import Impossible, network
-from planner.solve.eliminate import eliminate
 from planner.solve.simplify import consistent, merge, simplify, undominated
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from .network import Array, Lift, Network
@@ -33,7 +35,7 @@ def _thrifty(net: Network, n: int, m: int) -> bool:
     held = [*net.loads[n].values()]
     if held and not all(net.memo(_least, table, best, h) for h in held):
         return False
-    if any((h[spec, np.arange(h.shape[1])] > np.where(table.possible, h, np.inf).min(axis=0)).any() for h in table.held):
+    if not all(net.memo(_thinnest, table, spec, h) for h in table.held):
         return False
     image = net.memo(_at, best, table.col)
     net.unary[m] = net.memo(_with, net.unary[m], total, table.col)
@@ -55,6 +57,12 @@ def _least(table: Table, best: Array, held: Array) -> bool:
     """Whether the strategy that is best beside each spec of the neighbour holds the least of those possible."""
     beside = np.where(table.possible[table.row], held[:, None], np.inf)
     return bool((held[best] <= beside.min(axis=0)).all())
+
+
+def _thinnest(table: Table, spec: Array, held: Array) -> bool:
+    """Whether the pair of each spec of the neighbour with its best one holds the least of those possible."""
+    beside = np.where(table.possible, held, np.inf)
+    return bool((held[spec, np.arange(held.shape[1])] <= beside.min(axis=0)).all())
 
 
 def _at(a: Array, index: Array) -> Array:
@@ -95,7 +103,8 @@ def _fold_into_pair(net: Network, n: int, u: int, v: int, cells: int) -> bool:
     if min(len(net.unary[n]), len(a.cost) * len(b.cost)) * a.cost.shape[1] * b.cost.shape[1] > cells:
         return False
     table, best = net.memo(_beside_both, net.unary[n], a, b)
-    net.lifts.append(_between(n, (u, v), (net.strategies[u], net.strategies[v]), (a.col, b.col), net.strategies[n][best]))
+    on = [(u, net.strategies[u], a.col), (v, net.strategies[v], b.col)]
+    net.lifts.append(_between(n, on, net.strategies[n][best]))
     net.drop(n)
     net.join(u, v, table)
     return True
@@ -140,9 +149,11 @@ def _follow(n: int, m: int, known: Array, choices: Array) -> Lift:
     return lift
 
 
-def _between(n: int, on: tuple[int, int], known: tuple[Array, Array], specs: tuple[Array, Array], choices: Array) -> Lift:
+def _between(n: int, on: Sequence[tuple[int, Array, Array]], choices: Array) -> Lift:
+    """`n` takes `choices[p, q]` beside two nodes that show specs p and q; `on` holds them, what is left, its specs."""
+
     def lift(full: list[int]) -> None:
-        at = tuple(int(spec[np.searchsorted(k, full[m])]) for spec, k, m in zip(specs, known, on))
+        at = tuple(int(spec[np.searchsorted(k, full[m])]) for m, k, spec in on)
         full[n] = int(choices[at])
 
     return lift

@@ -66,7 +66,8 @@ def _narrow(net: Network, limit: float) -> bool:
     strategies = sum(len(cost) for cost in net.unary.values())
     for n, counts, space in _segments(net, room):
         more = np.array([held - least[i] for i, held in net.loads[n].items()])
-        net.restrict(n, (counts @ more <= space[:, None]).all(axis=0))
+        kept: Array = np.all(counts @ more <= space[:, None], axis=0)
+        net.restrict(n, kept)
     spare = _spare(net, room)
     pairs = [_narrow_pair(net, u, v, least, spare) for u, v in list(net.cargo)]
     return any(pairs) or sum(len(cost) for cost in net.unary.values()) < strategies

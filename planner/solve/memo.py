@@ -39,9 +39,9 @@ class Memo:
         if isinstance(value, np.ndarray):
             return self._array(value)
         if isinstance(value, Table):
-            parts = [self._array(a) for a in (value.row, value.col, value.cost, *value.held)]
-            key = tuple(map(id, parts))
-            return self._same.setdefault(key, Table(*parts[:3], tuple(parts[3:])))
+            row, col, cost, *held = (self._array(a) for a in (value.row, value.col, value.cost, *value.held))
+            key = tuple(map(id, (row, col, cost, *held)))
+            return self._same.setdefault(key, Table(row, col, cost, tuple(held)))
         return tuple(map(self.one, value)) if isinstance(value, tuple) else value
 
     def _array(self, a: Array) -> Array:

@@ -8,6 +8,8 @@ solved, and shrink when they are not. The numbers that pick them are pseudo-rand
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -107,10 +109,10 @@ class Around:
 
     def _ball(self, seed: int, size: int, beside: bool) -> set[int]:
         found = {seed: None}
-        for n in iter_growing(found):
-            near = self.random.permutation(sorted(self.net.near[n])).tolist()
-            mates = self._mates(n) if beside else ()
-            more = [*near, *([self._one(mates)] if len(mates) else [])]
+        for n in _growing(found):
+            more = self.random.permutation(sorted(self.net.near[n])).tolist()
+            if beside and len(mates := self._mates(n)):
+                more.append(self._one(mates))
             found |= dict.fromkeys(more[: size - len(found)])
             if len(found) >= size:
                 break
@@ -131,9 +133,10 @@ class Around:
         return int(some[int(self.random.integers(len(some)))])
 
 
-def iter_growing(found: dict[int, None]):
+def _growing(found: dict[int, None]) -> Iterator[int]:
     """The keys of a dict that grows meanwhile, in order."""
-    at = 0
-    while at < len(found):
-        yield list(found)[at]
-        at += 1
+    for at in itertools.count():
+        n = next(itertools.islice(found, at, None), None)
+        if n is None:
+            return
+        yield n

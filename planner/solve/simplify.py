@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from .eliminate import eliminate, merge_into
-from .network import Array, Impossible, Network
+from .network import Array, Network
 from .table import Table, excess
 
 CELLS = 1 << 21  # most cells a degree-two elimination may look at
@@ -62,8 +62,8 @@ def consistent(net: Network, n: int, m: int) -> bool:
     table = net.near[n][m]
     changed = not table.sound
     if changed:
-        net.restrict(n, table.possible.any(axis=1)[table.row])
-        net.restrict(m, table.possible.any(axis=0)[table.col])
+        net.restrict(n, (table.possible.sum(axis=1) > 0)[table.row])
+        net.restrict(m, (table.possible.sum(axis=0) > 0)[table.col])
         table = net.near[n][m]
     if table.parts is None or net.carried(n, m):
         return changed
@@ -139,6 +139,6 @@ def _undominated(cost: Array, *parts: Array | Table) -> Array:
         for held in table.held:
             beaten &= (excess(held) <= 0)[np.ix_(table.row, table.row)]
     first = np.tri(len(cost), k=-1, dtype=bool).T  # of equals, the lowest index stays
-    gone: Array = (beaten & (~beaten.T | first)).any(axis=0)
+    gone: Array = (beaten & (~beaten.T | first)).sum(axis=0) > 0
     gone &= beaten[~gone].any(axis=0)  # rounding may let strategies beat each other in a circle
     return ~gone

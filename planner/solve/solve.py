@@ -81,7 +81,6 @@ def _within(problem: Problem, net: Network, best: Best, free: Best, effort: Effo
 
 def _least_excess(problem: Problem, memory: Memory, free: Best, effort: Effort) -> Solution:
     """When nothing fits: as few bytes over the limit as possible, then as few seconds."""
-
     scoring = memory.scoring
 
     def excess(choice: Sequence[int]) -> float:
