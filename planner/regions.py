@@ -12,8 +12,6 @@ from itertools import pairwise
 from math import prod
 from typing import Any
 
-from jax.sharding import Sharding
-
 from passes import jaxpr
 from passes.jaxpr import Path
 from passes.moves import Shard, nearest, steps
@@ -25,6 +23,7 @@ from planner.rules.local import local_params
 from planner.trace import Program
 
 IDENTITIES = ("sharding_constraint", "reshard")
+LAYOUTS = ("sharding", "out_sharding")
 
 
 def regions_of(program: Program, plan: Plan, mesh: Any) -> dict[Path, Region]:
@@ -53,15 +52,11 @@ def local_of(eqn: Any, operation: Operation, mesh: Mapping[str, int]) -> Local |
     if any(operation.splits[f] for f in rule.positional):
         return None
     ways = {f: prod(mesh[axis] for axis in axes) for f, axes in enumerate(operation.splits) if axes}
-    params = None if name in IDENTITIES else _without_shardings(local_params(rule, eqn.params, ways))
+    whole = {k: None if k in LAYOUTS else v for k, v in eqn.params.items()}
+    params = None if name in IDENTITIES else local_params(rule, whole, ways)
     operands = tuple(_operand(rule, operation, i, v) for i, v in enumerate(eqn.invars))
     results = tuple(_results(rule, operation, r) for r in range(len(eqn.outvars)))
     return Local(operands, results, params)
-
-
-def _without_shardings(params: Mapping[str, Any]) -> Mapping[str, Any]:
-    """On shards a broadcast has no sharding, not even the one without axes that some derivatives are traced with."""
-    return {name: None if isinstance(value, Sharding) else value for name, value in params.items()}
 
 
 def _operand(rule: Rule, operation: Operation, i: int, v: Any) -> Shard | None:
