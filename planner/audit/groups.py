@@ -48,11 +48,7 @@ def groups_of(attributes: str, devices: int) -> Array | None:
     """
     if "replica_groups=" not in attributes:
         return None
-    notations: tuple[tuple[re.Pattern[str], Callable[..., Array]], ...] = (
-        (_MESH, _mesh),
-        (_IOTA, _iota),
-        (_LIST, _list),
-    )
+    notations: list[tuple[re.Pattern[str], Callable[..., Array]]] = [(_MESH, _mesh), (_IOTA, _iota), (_LIST, _list)]
     for pattern, read in notations:
         if found := pattern.search(attributes):
             return read(*found.groups(), devices)
