@@ -1,8 +1,8 @@
 """`python -m benchmarks.memory`: peak bytes as planned, with everything whole, beside what XLA allocates on one device.
 
 XLA's are the arguments, results and temporaries of the planned program, compiled for one device of the CPU, with
-donated arguments counted once. `FRUGAL` has it schedule for memory, as it does on accelerators: on the CPU it would rather run
-as much as it can at once.
+donated arguments counted once. `FRUGAL` has it schedule for memory, as it does on accelerators: on the CPU it would
+rather run as much as it can at once.
 """
 
 import os

@@ -23,9 +23,9 @@ from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 from passes import jaxpr
 from passes.constrain import auto
 from passes.jaxpr import Path
+from passes.region import SCOPE
 from passes.ring import Axis, Loops, loops
 from passes.ring import all_gather_matmul as all_gather_matmul
-from passes.region import SCOPE
 from passes.ring import matmul_reduce_scatter as matmul_reduce_scatter
 
 Split = dict[int, tuple[str, ...]]

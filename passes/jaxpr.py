@@ -116,7 +116,7 @@ def subjaxprs(eqn: JaxprEqn) -> list[tuple[str, Jaxpr]]:
 
 
 def is_plain(eqn: JaxprEqn) -> bool:
-    """Whether an equation is no more than its primitive on its operands: no effect, no body, no orders to a compiler."""
+    """Whether an equation is its primitive on its operands and no more: no effect, no body, no orders to a compiler."""
     return not (eqn.effects or subjaxprs(eqn) or eqn.ctx.compute_type or eqn.ctx.xla_metadata)
 
 
@@ -227,7 +227,9 @@ def with_eqns(body: Jaxpr, eqns: Sequence[JaxprEqn], outvars: Sequence[Atom] | N
 def with_outputs(closed: ClosedJaxpr, outvars: Sequence[Atom]) -> ClosedJaxpr:
     """The program with other outputs, any number of them."""
     body = closed.jaxpr
-    return ClosedJaxpr(body.replace(outvars=list(outvars), debug_info=body.debug_info._replace(result_paths=None)), closed.consts)
+    return ClosedJaxpr(
+        body.replace(outvars=list(outvars), debug_info=body.debug_info._replace(result_paths=None)), closed.consts
+    )
 
 
 def manual_axes(eqn: JaxprEqn) -> dict[Any, int]:

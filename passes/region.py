@@ -9,8 +9,8 @@ becomes
 
     {x w v. b = shard_map[{x w. a = dot_general x w; s = reduce_scatter a; b = tanh s}] x w; c = dot_general b v}
 
-The body of the `shard_map` computes each equation on shards, in the layout that its `Local` says, and moves values where
-a reader wants another one (`passes.moves`). A value that several readers want in one layout moves once.
+The body of the `shard_map` computes each equation on shards, in the layout that its `Local` says, and moves values
+where a reader wants another one (`passes.moves`). A value that several readers want in one layout moves once.
 """
 
 from collections.abc import Mapping, Sequence
@@ -118,9 +118,7 @@ class _Values:
     def compute(self, eqn: Any, how: Local) -> None:
         """One equation on its shards; it and the moves around it lead to its line."""
         with user_context(eqn.source_info.traceback, name_stack=eqn.source_info.name_stack):
-            operands = [
-                v.val if shard is None else self.get(v, shard) for v, shard in zip(eqn.invars, how.operands)
-            ]
+            operands = [v.val if shard is None else self.get(v, shard) for v, shard in zip(eqn.invars, how.operands)]
             results = operands if how.params is None else jaxpr.bind(eqn, *operands, params=how.params)
             for v, x, way in zip(eqn.outvars, results, how.results):
                 self.put(v, x, way)

@@ -1,8 +1,8 @@
 """Which parts of a plan are commanded: runs of equations with collectives between them, as data for `passes.region`.
 
 A plan says for every equation which mesh axes split each factor of its rule, and so what one device computes and in
-which layout it wants its operands. Equations next to each other that a device can compute on its shards alone form a run;
-where values move inside of a run, it becomes a region, and the moves are what the plan priced. Everything else is
+which layout it wants its operands. Equations next to each other that a device can compute on its shards alone form a
+run; where values move inside of a run, it becomes a region, and the moves are what the plan priced. Everything else is
 annotated: what needs no collective, loops (their bodies have runs of their own), what needs the position of the device.
 """
 
@@ -112,7 +112,7 @@ class _Body:
 
     def _local(self, i: int, eqn: Any) -> Local | None:
         operation = self.operations.get((*self.path, i))
-        if operation is None or not operation.splits and operation.primitive == "loop":
+        if operation is None or (not operation.splits and operation.primitive == "loop"):
             return None
         return local_of(eqn, operation, self.plan.mesh)
 
