@@ -38,13 +38,16 @@ def audit(
         AuditError: The program cannot be read, or the plan is for another mesh.
     """
     if plan is not None and plan.mesh != dict(mesh.shape):
-        raise AuditError(f"the plan is for mesh {plan.mesh}, the program for {dict(mesh.shape)}: pass what belongs")
+        raise AuditError(
+            f"the plan is for mesh {plan.mesh}, the program for {dict(mesh.shape)}: pass those that belong"
+        )
     named = machine if machine is not None else plan.machine if plan is not None else None
     module = read(compiled)
     timer = timer_of(mesh, named)
     found = timer.of_module(module)
     moves = tuple(_move(module, span) for span in found.spans if span.collective)
-    lists = matched([_planned(c) for c in plan.collectives], moves) if plan else matched((), ())
+    wanted = [_planned(c) for c in plan.collectives] if plan else []
+    lists = matched(wanted, moves if plan else [], scatters=found.estimated)
     return Audit(
         function=plan.function if plan else _name(compiled),
         mesh=dict(mesh.shape),
@@ -146,6 +149,7 @@ def _by_line(entries: Sequence[Any]) -> defaultdict[str, float]:
 def _notes(found: Schedule) -> Iterator[str]:
     if not found.estimated:
         yield "this compiler estimates no computation: the time is that of communication alone"
+        yield "it never scatters a sum: an all_reduce in place of a reduce_scatter is no surprise here"
     for loop in found.unknown:
         yield f"the trip count of {loop} is not in the program: it counts once"
 

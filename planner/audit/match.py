@@ -27,15 +27,19 @@ class Matches:
     missing: tuple[Move, ...]
 
 
-def matched(planned: Sequence[Move], compiled: Sequence[Move]) -> Matches:
-    """Every move of both sides, in one of three lists."""
+def matched(planned: Sequence[Move], compiled: Sequence[Move], scatters: bool = True) -> Matches:
+    """Every move of both sides, in one of three lists.
+
+    A compiler that never `scatters` (that of the CPU) writes an all_reduce and a slice: there that is no surprise.
+    """
     pool = _Pool([m for m in planned if m.volume], [m for m in compiled if m.volume])
     for test in (_same(line=True), _same(line=False)):
         pool.one_by_one(test)
     pool.parts()
     pool.halves()
     pool.several_in_one()
-    surprises = [*pool.substitutes(), *(Surprise(move=m, cause=cause_of(m)) for m in pool.compiled)]
+    stand_ins = [s for s in pool.substitutes() if scatters or s.instead_of != "reduce_scatter"]
+    surprises = [*stand_ins, *(Surprise(move=m, cause=cause_of(m)) for m in pool.compiled)]
     return Matches(tuple(pool.pairs), tuple(surprises), tuple(pool.planned))
 
 

@@ -22,8 +22,9 @@ def headline(found: Audit) -> str:
     """One sentence each on time and on surprises."""
     mesh = ",".join(f"{name}={n}" for name, n in found.mesh.items())
     predicted = f", predicted {seconds(found.predicted_seconds)}" if found.predicted_seconds is not None else ""
-    where = f"{found.function} on {found.machine}, mesh {mesh}"
-    first = f"{where}: {seconds(found.seconds)} along the schedule{predicted}\n"
+    first = (
+        f"{found.function} on {found.machine}, mesh {mesh}: {seconds(found.seconds)} along the schedule{predicted}\n"
+    )
     parts = (("compute", found.compute), ("exposed", found.exposed), ("hidden", found.hidden))
     time = ", ".join(f"{name} {seconds(t)}" for name, t in parts)
     moved = f"{size(found.volume)} communicated per chip"
