@@ -138,7 +138,9 @@ def _closing(answer: Answer, port: Port, wanted: Spec) -> Chain:
     """An open sum is reduced first, scattered to where it is wanted, and only then moves on."""
     opened = answer.open_axes(port)
     summed = tuple((*have, *(axis for axis in want if axis in opened)) for have, want in zip(answer.spec(port), wanted))
-    return (wanted,) if summed == wanted else (summed, wanted)
+    mesh, shape = answer.formulation.mesh, answer.formulation.graph.aval(port).shape
+    divides = all(size % int(mesh.size[mesh.mask(axes)]) == 0 for size, axes in zip(shape, summed))
+    return (wanted,) if summed == wanted or not divides else (summed, wanted)
 
 
 def _loops(answer: Answer) -> Iterator[Operation]:

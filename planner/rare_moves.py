@@ -66,11 +66,16 @@ def scatter(s: Sketch) -> Step | None:
 
 
 def update(s: Sketch) -> Step | None:
-    """A slice read or written where a new argument says, as in a cache."""
+    """A slice read or written where a new argument says, as in a cache; inside of the dim.
+
+    Beyond it jaxlib 0.10.2 itself is wrong: `dynamic_slice(arange(8), (5,), (4,))` ends with 7, but not if its result
+    is split over devices.
+    """
     if (a := s.value()) is None:
         return None
     axis, shape = s.dim(a), s.shape(a)
-    size, place = s.choose((1, shape[axis] // 2)), s.integers(shape[axis])
+    size = s.choose((1, shape[axis] // 2))
+    place = s.integers(shape[axis] - size + 1)
     if s.choose((True, False)):
         new = s.weight(*(size if d == axis else n for d, n in enumerate(shape)))
         return Step(
@@ -142,10 +147,10 @@ def chosen(s: Sketch) -> Step | None:
 
 
 def algebra(s: Sketch) -> Step | None:
-    """Batched linear algebra on x·xᵀ + 4, or a Fourier transform."""
+    """Batched linear algebra on x·xᵀ + 4. No Fourier transform: jaxlib 0.10.2 on CPU fails on some."""
     if (a := s.value(2, 3)) is None:
         return None
-    name = s.choose(("cholesky", "solve", "fft"))
+    name = s.choose(("cholesky", "solve"))
 
     def positive(x: jax.Array) -> jax.Array:
         return x @ jnp.swapaxes(x, -1, -2) / x.shape[-1] + 4 * jnp.eye(x.shape[-2])
@@ -153,7 +158,6 @@ def algebra(s: Sketch) -> Step | None:
     fun = {
         "cholesky": lambda x: jnp.linalg.cholesky(positive(x)),
         "solve": lambda x: jnp.linalg.solve(positive(x), x),
-        "fft": lambda x: jnp.real(jnp.fft.fft(x)) / x.shape[-1],
     }[name]
     return Step(name, (a,), fun)
 
