@@ -20,7 +20,7 @@ from typing import Any
 
 import jax
 import jaxlib
-from jax.core import Tracer
+from jax.core import ShapedArray, Tracer
 from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, JaxprEqn, Literal, Var, gensym, jaxpr_as_fun
 from jax.extend.source_info_util import user_context
 
@@ -120,7 +120,7 @@ def subjaxprs(eqn: JaxprEqn) -> list[tuple[str, Jaxpr]]:
 
 
 def is_plain(eqn: JaxprEqn) -> bool:
-    """Whether an equation is no more than its primitive on its operands: no effect, no body, no orders to a compiler."""
+    """Whether an equation is but its primitive on its operands: no effect, no body, no orders to a compiler."""
     return not (eqn.effects or subjaxprs(eqn) or eqn.ctx.compute_type or eqn.ctx.xla_metadata)
 
 
@@ -293,7 +293,8 @@ class _Splice:
     def run(self, wanted: Mapping[int, Replacement], enter: Fun | None, leave: Fun | None) -> Jaxpr:
         anchor = self.body.eqns[0] if self.body.eqns else None
         if enter is not None:
-            self.replace(self.path, anchor, enter, self.body.invars, self.body.invars)
+            arrays = [v for v in self.body.invars if _is_array(v)]
+            self.replace(self.path, anchor, _among_arrays(enter, self.body.invars), arrays, arrays)
         done = 0
         for i, eqn in enumerate(self.body.eqns):
             f = wanted.get(i)
@@ -337,6 +338,22 @@ class _Splice:
         env |= {v: Literal(value, v.aval) for v, value in zip(closed.jaxpr.constvars, closed.consts)}
         self.eqns += [_placed(_instance(inner, env), eqn, closed) for inner in closed.eqns]
         return [_read(env, v) for v in closed.jaxpr.outvars]
+
+
+def _is_array(v: Var) -> bool:
+    """Whether a value can be an operand of a replacement: a reference to a mutable array cannot be handed back."""
+    return isinstance(v.aval, ShapedArray)
+
+
+def _among_arrays(f: Fun, variables: Sequence[Var]) -> Fun:
+    """`f` of all variables as a function of those that are arrays; it leaves the others alone and sees None there."""
+
+    def g(*arrays: Any) -> Sequence[Any]:
+        left = iter(arrays)
+        results = f(*(next(left) if _is_array(v) else None for v in variables))
+        return [x for x, v in zip(results, variables) if _is_array(v)]
+
+    return g
 
 
 def _traced(f: Fun, avals: Sequence[Any], eqn: JaxprEqn | None, maps: Sequence[JaxprEqn]) -> ClosedJaxpr:

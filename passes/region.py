@@ -9,8 +9,8 @@ becomes
 
     {x w v. b = shard_map[{x w. a = dot_general x w; s = reduce_scatter a; b = tanh s}] x w; c = dot_general b v}
 
-The body of the `shard_map` computes each equation on shards, in the layout that its `Local` says, and moves values where
-a reader wants another one (`passes.moves`). A value that several readers want in one layout moves once.
+The body of the `shard_map` computes each equation on shards, in the layout that its `Local` says, and moves values
+where a reader wants another one (`passes.moves`). A value that several readers want in one layout moves once.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,7 @@
 """meshplan: which mesh axis should split which dimension of every value of a JAX program."""
 
 from planner import errors as errors
+from planner.adapt import functional as functional
 from planner.api import Planned as Planned
 from planner.api import autoshard as autoshard
 from planner.cost.hardware import PRESETS as PRESETS

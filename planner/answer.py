@@ -50,6 +50,8 @@ class Answer:
     def open_axes(self, port: Port) -> tuple[str, ...]:
         """Mesh axes over which the value at a port is still to be summed."""
         f = self.formulation
+        if not f.graph.nodes[port.node].avals:
+            return ()
         return f.mesh.axes(int(f.strategies[port.node].result(port.result)[self.choice[port.node], -1]))
 
     def open_operand(self, edge: Edge) -> bool:
@@ -198,7 +200,7 @@ def _inside(answer: Answer, n: int) -> Iterator[Collective]:
     if (ring := f.strategies[n].ring(x)) is None:
         return
     node, operand = f.graph.nodes[n], min(ring.place, 1)
-    one = f.strategies[n].keep([x])
+    one = f.strategies[n].keep(np.array([x]))
     edge = answer.operands[n, operand]
     avals = {i: (f.graph.aval(answer.operands[n, i].source), True) for i in (0, 1) if (n, i) in answer.operands}
     yield Collective(

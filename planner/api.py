@@ -12,14 +12,17 @@ from jax.sharding import AbstractMesh, Mesh
 
 from planner.call import Call, call_of, static_of
 from planner.cost.hardware import Machine
+from planner.errors import PlanMismatchError
 from planner.make import _Clock, function_name, make_setting, mesh_in_context, plan_program
 from planner.match import check_matches, check_specs
 from planner.plan import Plan
+from planner.processes import agreed, spans_processes
 from planner.realise import Realised, surrounding
 from planner.trace import Program, trace, unsharded
 from planner.user_specs import user_pins
 
 log = logging.getLogger("planner")
+SCALARS = (bool, int, float, complex)
 
 
 def autoshard(
@@ -38,6 +41,8 @@ def autoshard(
     compiler_options: Mapping[str, Any] | None = None,
     memory_limit: float | None = None,
     work: float = 1.0,
+    trips: Mapping[str, float] | None = None,
+    weights: Mapping[str, Sequence[float]] | None = None,
 ) -> Any:
     """`jax.jit` that decides the shardings: a decorator, bare or with keywords, or a call.
 
@@ -56,6 +61,9 @@ def autoshard(
         compiler_options: Passed on to the compiler.
         memory_limit: Bytes per chip that may be used; by default all of the chip's memory.
         work: Scales the solver's deterministic work limit.
+        trips: How often while loops run, each named by any part of its source line: `{"decode.py:31": 64}`.
+        weights: How often each branch of a `cond` or `switch` is taken, of one call, named likewise; by default the
+            worst one always.
 
     Returns:
         A `Planned` function, or a decorator that makes one.
@@ -65,6 +73,8 @@ def autoshard(
         "static_argnames": static_argnames,
         "donate_argnums": donate_argnums,
         "donate_argnames": donate_argnames,
+        "trips": trips,
+        "weights": weights,
     }
     rest = {k: v for k, v in jit_options.items() if v is not None}
 
@@ -128,7 +138,8 @@ class Planned:
     def _key(self, call: Call) -> Any:
         leaves, tree = jax.tree.flatten(call.dynamic)
         shapes = tuple(
-            (jax.numpy.shape(x), str(jax.numpy.result_type(x)), getattr(x, "weak_type", None)) for x in leaves
+            (jax.numpy.shape(x), str(jax.numpy.result_type(x)), getattr(x, "weak_type", isinstance(x, SCALARS)))
+            for x in leaves
         )
         return tree, shapes, call.statics, self._mesh()
 
@@ -142,17 +153,36 @@ class Planned:
         mesh, clock = self._mesh(), _Clock()
         with clock("trace"):
             program = trace(self.fun, call.args, call.kwargs, mesh, **self.options)
-        if self.given is not None:
-            check_matches(self.given, program, mesh)
-            check_specs(self.given, user_pins(program, self.in_shardings, self.out_shardings, self.given.mesh_shape))
-            self.given._trees = (program.in_tree, program.out_tree)
-            return self.given, program
-        setting = make_setting(mesh, self.machine, self.memory_limit, self.work)
         name = function_name(self.fun)
-        plan = plan_program(program, setting, self.in_shardings, self.out_shardings, False, clock, name)
-        for note in plan.notes:
+
+        def make() -> Plan:
+            if self.given is not None:
+                return self.given
+            setting = make_setting(mesh, self.machine, self.memory_limit, self.work)
+            return plan_program(program, setting, self.in_shardings, self.out_shardings, False, clock, name)
+
+        if spans_processes(mesh):
+            plan = agreed(make, lambda plan: self._check(plan, program, mesh))
+        else:
+            plan = make()
+            if self.given is not None:
+                self._check(plan, program, mesh)
+        plan._trees = (program.in_tree, program.out_tree)
+        for note in plan.notes if self.given is None else ():
             log.warning("%s: %s", name, note)
         return plan, program
+
+    def _check(self, plan: Plan, program: Program, mesh: Any) -> None:
+        """Raises PlanMismatchError unless the plan is for this program, and the one that was given if one was."""
+        check_matches(plan, program, mesh)
+        if self.given is None:
+            return
+        if plan != self.given:
+            raise PlanMismatchError(
+                f"this process was given plan {self.given.fingerprint}, process 0 plan {plan.fingerprint}: "
+                f"give all processes the same plan"
+            )
+        check_specs(plan, user_pins(program, self.in_shardings, self.out_shardings, plan.mesh_shape))
 
     def _realised(self, call: Call) -> Realised:
         mesh = surrounding(self._mesh())

@@ -4,34 +4,38 @@
 it closes over, its carries, its scanned inputs and its stacked outputs are nodes of their own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-import numpy as np
+from jax.core import ShapedArray
 from jax.sharding import PartitionSpec
 
-from passes.jaxpr import Path, subjaxprs
+from passes.jaxpr import Path, bind, subjaxprs
 from planner.graph import Aval, Edge, Graph, Loop, Node, Port, identity, with_places
+from planner.hints import Hints
+from planner.kept import barrier, region
 from planner.loops import LOOPS
 from planner.rules import Rule, rule_for
-from planner.source import source_line
+from planner.rules.opaque import BARRIERS, replicated
+from planner.rules.shardy import shardy_rule
+from planner.source import source_line, where
 
-CALLS = (
-    "jit",
-    "pjit",
-    "closed_call",
-    "core_call",
-    "remat2",
-    "checkpoint",
-    "custom_jvp_call",
-    "custom_vjp_call",
-    "custom_lin",
-)
-FALLBACK_FLOPS = 10.0
+_CALLS = """call checkpoint closed_call composite compute_on core_call custom_jvp_call custom_jvp_call_jaxpr custom_lin
+    custom_vjp_call custom_vmap_call eval_jaxpr jit linear_call pjit remat2 remat_opt"""
+
+CALLS = frozenset(_CALLS.split())
 
 
-def build_graph(closed: Any, names: Sequence[str], ties: dict[int, int], pins: "Pins | None" = None) -> Graph:
+def build_graph(
+    closed: Any,
+    names: Sequence[str],
+    ties: dict[int, int],
+    pins: "Pins | None" = None,
+    hints: Hints | None = None,
+    mesh: Mapping[str, int] | None = None,
+) -> Graph:
     """The graph of a program.
 
     Args:
@@ -39,12 +43,14 @@ def build_graph(closed: Any, names: Sequence[str], ties: dict[int, int], pins: "
         names: Name of each flat argument.
         ties: For each flat result that takes the place of a donated argument, the argument's index.
         pins: Specs that the user demands of arguments and results.
+        hints: What the user knows of loops and branches.
+        mesh: Axes and sizes of the mesh, for the regions that the user sharded over it.
 
     Returns:
         A graph whose every edge goes from a port to an operand, with places for values that have many readers.
     """
     pins = pins or Pins((None,) * len(closed.jaxpr.invars), (None,) * len(closed.jaxpr.outvars))
-    build = Build()
+    build = Build(hints or Hints(), mesh)
     constants = [
         build.place("input", f"constant {i}", var.aval, whole=True) for i, var in enumerate(closed.jaxpr.constvars)
     ]
@@ -54,6 +60,7 @@ def build_graph(closed: Any, names: Sequence[str], ties: dict[int, int], pins: "
         build.output(i, port, var, inputs, ties, pins)
         for i, (port, var) in enumerate(zip(results, closed.jaxpr.outvars))
     )
+    build.hints.check(build.hinted)
     arguments = tuple(p.node for p in inputs)
     nodes, edges, notes = tuple(build.nodes), tuple(build.edges), tuple(build.notes)
     return with_places(Graph(nodes, edges, arguments, outputs, notes, loops=tuple(build.loops)))
@@ -69,12 +76,21 @@ class Pins:
 
 @dataclass
 class Build:
-    """A graph under construction."""
+    """A graph under construction.
 
+    Attributes:
+        hinted: Source lines of what a hint could name.
+        known: Rules of Shardy's, or None, by what tells equations apart.
+    """
+
+    hints: Hints = field(default_factory=Hints)
+    mesh: Mapping[str, int] | None = None
     nodes: list[Node] = field(default_factory=list)
     edges: list[Edge] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     loops: list[Loop] = field(default_factory=list)
+    hinted: list[str] = field(default_factory=list)
+    known: dict[str, Rule | None] = field(default_factory=dict)
     clock: int = 0
 
     def tick(self) -> int:
@@ -100,8 +116,9 @@ class Build:
         self, role: str, name: str, aval: Any, port: Port | None = None, *, whole: bool = False, **more: Any
     ) -> Port:
         """An identity node, read from `port`."""
-        rule = identity(aval.shape)
-        rule = Rule(rule.operands, rule.results, rule.sizes, whole=frozenset(range(len(aval.shape)))) if whole else rule
+        shape = aval_of(aval).shape
+        rule = identity(shape)
+        rule = Rule(rule.operands, rule.results, rule.sizes, whole=frozenset(range(len(shape)))) if whole else rule
         node = self.add(role, name, rule, [aval], **more)
         self.join(port, node, 0, self.nodes[node].trips)
         return Port(node)
@@ -137,41 +154,48 @@ class Build:
 
     def operation(self, eqn: Any, operands: list[Port | None], path: Path, trips: float) -> list[Port | None]:
         """Adds an equation that is no call and no loop."""
-        ins, outs = [v.aval.shape for v in eqn.invars], [v.aval.shape for v in eqn.outvars]
-        rule = rule_for(eqn.primitive.name, ins, outs, eqn.params) or self.unknown(eqn, ins, outs)
+        rule, more = self.rule(eqn)
         pin = eqn.params["sharding"].spec if eqn.primitive.name == "sharding_constraint" else None
         avals = [v.aval for v in eqn.outvars]
-        node = self.add("op", eqn.primitive.name, rule, avals, path, trips, source=source_line(eqn), pin=pin)
+        node = self.add("op", eqn.primitive.name, rule, avals, path, trips, source=source_line(eqn), pin=pin, **more)
         for i, port in enumerate(operands):
             self.join(port, node, i, trips)
-        return [Port(node, r) for r in range(len(outs))]
+        return [Port(node, r) for r in range(len(avals))]
 
-    def unknown(self, eqn: Any, ins: Sequence[Sequence[int]], outs: Sequence[Sequence[int]]) -> Rule:
-        """The rule of a primitive without one, and a note that says so."""
-        where = source_line(eqn) or "the program"
-        self.notes.append(
-            f"no rule for primitive {eqn.primitive.name!r} at {where}: planned as replicated; "
-            f"register one in planner.rules"
-        )
-        return replicated(ins, outs)
+    def rule(self, eqn: Any) -> tuple[Rule, dict[str, Any]]:
+        """An equation's rule, with what else its node is told; whatever is no rule of ours is noted."""
+        name = eqn.primitive.name
+        ins, outs = ([aval_of(v.aval).shape for v in atoms] for atoms in (eqn.invars, eqn.outvars))
+        if name == "shard_map":
+            rule, given, what = region(eqn, self.mesh)
+            self.note(f"shard_map at {where(eqn)}: {what}")
+            return rule, {"given": given}
+        if name in BARRIERS:
+            self.note(f"{name} at {where(eqn)} is opaque: it runs whole on every device")
+            return barrier(eqn, ins, outs), {"origin": "none"}
+        rule = rule_for(name, ins, outs, eqn.params)
+        return (rule, {}) if rule else self.foreign(eqn, ins, outs)
 
+    def foreign(self, eqn: Any, ins: Sequence[Any], outs: Sequence[Any]) -> tuple[Rule, dict[str, Any]]:
+        """The rule of a primitive that has none of ours: Shardy's, else that of doing all of it everywhere."""
+        name, key = eqn.primitive.name, str((eqn.primitive.name, [str(v.aval) for v in eqn.invars], eqn.params))
+        if key not in self.known:
+            self.known[key] = shardy_rule(partial(bind, eqn), [v.aval for v in eqn.invars])
+        rule = self.known[key]
+        how = "Shardy's rule serves" if rule else "planned as replicated"
+        self.note(f"no rule for primitive {name!r} at {where(eqn)}: {how}; register one in planner.rules")
+        return (rule, {"origin": "shardy"}) if rule else (replicated(ins, outs), {"origin": "none"})
 
-def replicated(ins: Sequence[Sequence[int]], outs: Sequence[Sequence[int]]) -> Rule:
-    """The rule of an operation that nobody knows: every device does all of it, at a stated price per element."""
-    sizes: list[int] = []
-    dims = []
-    for shape in (*ins, *outs):
-        dims.append(tuple((len(sizes) + d,) for d in range(len(shape))))
-        sizes.extend(shape)
-    elements = sum(float(np.prod(shape)) for shape in (*ins, *outs))
-    flops = FALLBACK_FLOPS * elements / float(np.prod([float(s) for s in sizes]) or 1.0)
-    return Rule(
-        tuple(dims[: len(ins)]), tuple(dims[len(ins) :]), tuple(sizes), whole=frozenset(range(len(sizes))), flops=flops
-    )
+    def note(self, text: str) -> None:
+        """What the reader of the plan must know; once, however many equations of a line say it."""
+        if text not in self.notes:
+            self.notes.append(text)
 
 
 def aval_of(aval: Any) -> Aval:
-    """Our aval from JAX's."""
+    """Our aval from JAX's. A reference to a mutable array, or a token, is no array: nothing can lay it out."""
+    if not isinstance(aval, ShapedArray):
+        return Aval((), str(getattr(aval, "dtype", "token")), 0)
     return Aval(tuple(aval.shape), str(aval.dtype), aval.dtype.itemsize)
 
 

@@ -21,6 +21,10 @@ class SpecConflictError(PlanError):
     """The user's own specs contradict each other, or do not fit the value they are given to."""
 
 
+class HintError(PlanError):
+    """A hint on trips or branches names none of the program's, or its numbers make no sense."""
+
+
 class DoesNotFitError(PlanError):
     """No plan fits into the memory of a chip. `excess` is the missing number of bytes per chip."""
 

@@ -14,7 +14,7 @@ from planner.reshard import STEPS, Reshard, reshard
 from planner.rules.rule import Rule
 from planner.sharding import MeshShape, names_of
 from planner.solve import problem as integer
-from planner.strategy import NO_RING, Strategies, enumerate_strategies
+from planner.strategy import NO_RING, Strategies, enumerate_strategies, given_strategy
 from planner.work import compute_dtype, held_bytes, local_flops, moved_bytes, operand_avals, travelling_bytes
 
 Array = np.ndarray
@@ -95,6 +95,9 @@ def _strategies(graph: Graph, mesh: MeshShape) -> Sequence[Strategies]:
         is_open = (node.role == "op" and passes_open(node, n, sources, graph.opened)) or (
             Port(n) in graph.opened and node.role == "value"
         )
+        if node.given is not None:
+            found.append(given_strategy(node.rule, mesh, node.given))
+            continue
         key = (rule_key(node.rule), is_open, node.name == RINGED)
         if key not in known:
             known[key] = enumerate_strategies(node.rule, mesh, may_be_open=is_open, rings=node.name == RINGED)

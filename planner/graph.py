@@ -62,6 +62,8 @@ class Node:
             inputs).
         source: The user's source line.
         pin: A spec that the user demands of its result.
+        given: For the user's own regions, the factor that each mesh axis splits; the others split none.
+        origin: Whose rule it has: "ours", "shardy" or "none".
     """
 
     role: str
@@ -74,6 +76,8 @@ class Node:
     end: int
     source: str = ""
     pin: PartitionSpec | None = None
+    given: Mapping[str, int] | None = None
+    origin: str = "ours"
 
 
 @dataclass(frozen=True)

@@ -152,6 +152,8 @@ class _Lodging:
 
     def candidates(self, m: int) -> Iterator[tuple[int, Read]]:
         """Temporaries that `m` may take; a fusion of several arrays often changes their shapes and takes none."""
+        if not self.graph.nodes[m].avals:  # a callback gives nothing
+            return
         elements = self.graph.nodes[m].avals[0].elements
         large = [n for n, _ in self.taken[m] if self.graph.nodes[n].avals[0].elements == elements]
         if self.graph.nodes[m].rule.fusible and self.graph.nodes[m].role == "op" and len(large) > 1:

@@ -172,7 +172,7 @@ def restrict(formulation: Formulation, layout: Layout, weights: Sequence[WeightM
 
 def _activations(graph: Graph, size: int) -> Iterator[int]:
     for n, node in enumerate(graph.nodes):
-        shape = node.avals[0].shape
+        shape = node.avals[0].shape if node.avals else ()
         if node.role in ("value", "carry", "copy") and len(shape) > 1 and shape[-1] == size:
             yield n
 

@@ -9,11 +9,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from passes.jaxpr import Path, subjaxprs
+from planner.effort import flops
 from planner.graph import Body, Loop, Port, stacked
-from planner.source import source_line
+from planner.source import source_line, where
+from planner.trips import trips_of
 
 if TYPE_CHECKING:
     from planner.build import Build
+
+SELDOM = 1e-3
+"""How often a branch is taken that is not planned for: enough to lay it out well where that is free to the others."""
 
 Ports = list[Port | None]
 Border = dict[str, Any]
@@ -36,39 +41,68 @@ def scan(build: "Build", eqn: Any, operands: Ports, path: Path, trips: float) ->
 
 
 def while_loop(build: "Build", eqn: Any, operands: Ports, path: Path, trips: float) -> Ports:
-    """A while loop, whose trip count nobody knows: counted once, and noted."""
+    """A while loop: what it closes over and its carries, run as often as `planner.trips` says."""
     subs = dict(subjaxprs(eqn))
     n, m = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
     at = _border(build, eqn, path, trips)
-    where = at["source"] or "the program"
-    build.notes.append(f"unknown trip count of the while loop at {where}: costs are those of one trip")
+    build.hinted.append(at["source"])
+    runs, said = trips_of(eqn, at["source"], build.hints)
+    if said:
+        build.note(said)
     ins = list(zip(operands, eqn.invars))
     held = [_const(build, p, v.aval, at) for p, v in ins[: n + m]]
     carry = [_carry(build, p, v.aval, at) for p, v in ins[n + m :]]
     test, inner = [*held[:n], *carry], [*held[n:], *carry]
-    build.visit(subs["cond_jaxpr"], test, (*path, "cond_jaxpr"), trips)
-    results = build.visit(subs["body_jaxpr"], inner, (*path, "body_jaxpr"), trips)
+    build.visit(subs["cond_jaxpr"], test, (*path, "cond_jaxpr"), trips * runs)
+    results = build.visit(subs["body_jaxpr"], inner, (*path, "body_jaxpr"), trips * runs)
     bodies = (
         Body((*path, "cond_jaxpr"), _nodes(test), (None,) * len(subs["cond_jaxpr"].outvars)),
         Body((*path, "body_jaxpr"), _nodes(inner), _nodes(carry)),
     )
-    return _close(build, path, [*held, *carry], carry, results, trips, bodies)
+    return _close(build, path, [*held, *carry], carry, results, trips * runs, bodies)
 
 
 def cond(build: "Build", eqn: Any, operands: Ports, path: Path, trips: float) -> Ports:
-    """All branches, counted as if each ran (an upper bound); their results meet in one place."""
+    """Branches, each as often as the user says, else the worst one always; their results meet in one place."""
     at = _border(build, eqn, path, trips)
     joined = [build.place("join", "branch result", v.aval, **at) for v in eqn.outvars]
     bodies = []
-    for key, inner in subjaxprs(eqn):
-        results = build.visit(inner, operands[1:], (*path, key), trips)
-        _join(build, results, joined, trips)
+    for (key, inner), share in zip(subjaxprs(eqn), _shares(build, eqn, at["source"])):
+        results = build.visit(inner, operands[1:], (*path, key), trips * share)
+        _join(build, results, joined, trips * share)
         bodies.append(Body((*path, key), (None,) * len(inner.invars), _nodes(joined)))
     build.loops.append(Loop(path, (None,) * len(eqn.invars), tuple(p.node for p in joined), tuple(bodies)))
     return list(joined)
 
 
-LOOPS: Mapping[str, Callable[..., Ports]] = {"scan": scan, "while": while_loop, "cond": cond}
+def _shares(build: "Build", eqn: Any, source: str) -> Sequence[float]:
+    """How often each branch is taken, of one call."""
+    build.hinted.append(source)
+    work = [flops(inner) for _, inner in subjaxprs(eqn)]
+    given = build.hints.weights_at(source, len(work))
+    if given is not None:
+        build.note(f"branches at {where(eqn)} are weighed {', '.join(f'{w:g}' for w in given)}, as given")
+        return [max(w, SELDOM) for w in given]
+    worst = work.index(max(work))
+    build.note(f"branches at {where(eqn)}: planned for the worst, number {worst} of {len(work)}")
+    return [1.0 if i == worst else SELDOM for i in range(len(work))]
+
+
+def linear_solve(build: "Build", eqn: Any, operands: Ports, path: Path, trips: float) -> Ports:
+    """A custom linear solve runs its `solve` on that one's own constants and the right-hand side."""
+    lengths = eqn.params["const_lengths"]
+    first = lengths.matvec + lengths.vecmat
+    mine = [*operands[first : first + lengths.solve], *operands[sum(lengths) :]]
+    key = f"jaxprs.{lengths._fields.index('solve')}"
+    return build.visit(dict(subjaxprs(eqn))[key], mine, (*path, key), trips)
+
+
+LOOPS: Mapping[str, Callable[..., Ports]] = {
+    "scan": scan,
+    "while": while_loop,
+    "cond": cond,
+    "custom_linear_solve": linear_solve,
+}
 
 
 def _border(build: "Build", eqn: Any, path: Path, trips: float) -> Border:

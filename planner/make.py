@@ -46,13 +46,14 @@ def make_plan(
         in_shardings: Specs that arguments must have, a pytree prefix as in `jax.jit`; None leaves a value to the
             planner.
         out_shardings: Likewise for results.
-        memory_limit: Bytes per chip that may be used; by default all of the chip's memory.
+        memory_limit: Bytes per chip that may be used; by default all that the chip lets programs have.
         known: Whether to score the known layouts too, and to start from them.
         work: Scales the solver's work limit, which is deterministic: nodes, never seconds.
         cost_model: Seconds of local work and of collectives (`planner.cost.model.CostModel`); by default the roofline
             of the machine.
         progress: Called with a stage's name, the best seconds so far and the proven bound.
-        **options: static_argnums, static_argnames, donate_argnums, donate_argnames as in `jax.jit`.
+        **options: static_argnums, static_argnames, donate_argnums, donate_argnames as in `jax.jit`; trips and weights
+            as in `autoshard`.
 
     Returns:
         The plan, with `timings` of its stages.
@@ -73,7 +74,7 @@ def make_setting(
     """What to plan for, with everything that was left out taken from the context and the mesh's devices."""
     mesh = auto_mesh(mesh if mesh is not None else mesh_in_context())
     hardware = machine_of(mesh) if machine is None else machine_named(machine)
-    limit = hardware.chip.hbm_bytes if memory_limit is None else memory_limit
+    limit = hardware.chip.usable_bytes if memory_limit is None else memory_limit
     return Setting(mesh, hardware, limit, work)
 
 

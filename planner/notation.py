@@ -41,9 +41,10 @@ class Notation:
         return "".join(self.letters.get(size, OTHER) for size in sizes) or "1"
 
     def operation(self, node: Node, order: Order, partial: Sequence[str]) -> str:
-        """Operands joined by `·`, an arrow, the first result."""
+        """Operands joined by `·`, an arrow, the first result if there is one."""
         operands = [self.array(node, dims, order) for dims in node.rule.operands if any(dims)]
-        return f"{' · '.join(operands) or '()'} → {self.array(node, node.rule.results[0], order, partial)}"
+        results = [self.array(node, dims, order, partial) for dims in node.rule.results[:1]]
+        return f"{' · '.join(operands) or '()'} → {''.join(results) or '()'}"
 
 
 def notation(graph: Graph) -> Notation:

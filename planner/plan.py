@@ -56,8 +56,9 @@ class Operation(_Record):
 
     A pin is the specs that a value passes through, one after the other; an empty one leaves the value to the compiler:
     an open sum, or an operand that is wanted as it lies.
-    `seconds` are those of local work, all `trips` together. `splits` are the mesh axes of each factor of its rule, major
-    to minor; over the axes `through` it passes on an open sum, in group number `group` of its rule's linear operands.
+    `seconds` are those of local work, all `trips` together. `splits` are the mesh axes of each factor of its rule,
+    major to minor; over the axes `through` it passes on an open sum, in group number `group` of its rule's linear
+    operands.
     """
 
     path: str

@@ -88,7 +88,7 @@ def _aligned(graph: Graph, i: int) -> bool:
     node, rule, aval = graph.nodes[edge.target], graph.nodes[edge.target].rule, graph.aval(edge.source)
     if node.role != "op":
         return node.role in ("carry", "value", "copy")
-    same = (aval.shape, aval.itemsize) == (node.avals[0].shape, node.avals[0].itemsize)
+    same = bool(node.avals) and (aval.shape, aval.itemsize) == (node.avals[0].shape, node.avals[0].itemsize)
     if len(node.avals) > 1 or not same or rule.operands[edge.operand] != rule.results[0]:
         return False
     if rule.fusible:

@@ -1,8 +1,8 @@
 """Which parts of a plan are commanded: runs of equations with collectives between them, as data for `passes.region`.
 
 A plan says for every equation which mesh axes split each factor of its rule, and so what one device computes and in
-which layout it wants its operands. Equations next to each other that a device can compute on its shards alone form a run;
-where values move inside of a run, it becomes a region, and the moves are what the plan priced. Everything else is
+which layout it wants its operands. Equations next to each other that a device can compute on its shards alone form a
+run; where values move inside of a run, it becomes a region, and the moves are what the plan priced. Everything else is
 annotated: what needs no collective, loops (their bodies have runs of their own), what needs the position of the device.
 """
 
@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from math import prod
 from typing import Any
+
+from jax.sharding import Sharding
 
 from passes import jaxpr
 from passes.jaxpr import Path
@@ -51,10 +53,15 @@ def local_of(eqn: Any, operation: Operation, mesh: Mapping[str, int]) -> Local |
     if any(operation.splits[f] for f in rule.positional):
         return None
     ways = {f: prod(mesh[axis] for axis in axes) for f, axes in enumerate(operation.splits) if axes}
-    params = None if name in IDENTITIES else local_params(rule, eqn.params, ways)
+    params = None if name in IDENTITIES else _without_shardings(local_params(rule, eqn.params, ways))
     operands = tuple(_operand(rule, operation, i, v) for i, v in enumerate(eqn.invars))
     results = tuple(_results(rule, operation, r) for r in range(len(eqn.outvars)))
     return Local(operands, results, params)
+
+
+def _without_shardings(params: Mapping[str, Any]) -> Mapping[str, Any]:
+    """On shards a broadcast has no sharding, not even the one without axes that some derivatives are traced with."""
+    return {name: None if isinstance(value, Sharding) else value for name, value in params.items()}
 
 
 def _operand(rule: Rule, operation: Operation, i: int, v: Any) -> Shard | None:

@@ -67,7 +67,10 @@ def arguments(plan: Plan) -> Table:
 
 
 def timeline(plan: Plan) -> Table:
-    """Per source line: its matmuls in the paper's notation, its collectives, and its share of the time."""
+    """Per source line: its matmuls in the paper's notation, its collectives, and its share of the time.
+
+    A ring is a collective inside of a matmul, whose local seconds hold all of it.
+    """
     table = _table("Where the time goes", "line", "operation", "collectives", ">trips", ">local", ">comms", ">share")
     table.caption = plan.legend
     hidden = 0.0
@@ -104,7 +107,7 @@ def _matmuls(ops: Iterable[Operation]) -> str:
 
 
 def _moves(moves: Iterable[Collective]) -> str:
-    return "\n".join(f"{c.kind}({''.join(c.axes)}) {size(c.nbytes)}" for c in moves)
+    return "\n".join(f"{'ring ' * c.ring}{c.kind}({''.join(c.axes)}) {size(c.nbytes)}" for c in moves)
 
 
 def memory(plan: Plan) -> Table:

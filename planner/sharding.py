@@ -93,7 +93,7 @@ def padded(local: Array, tile: tuple[int, int], row_major: bool) -> Array:
     rest = local[:, :-1]
     second = np.full(len(rest), rest.shape[1] - 1) if row_major else rest.argmax(1)
     chosen = rest[np.arange(len(rest)), second]
-    return minor * rest.prod(1) / chosen * _up(chosen, tile[0])
+    return minor * rest.prod(1) / np.maximum(chosen, 1) * _up(chosen, tile[0])  # an empty array stays empty
 
 
 def _up(sizes: Array, multiple: int) -> Array:

@@ -23,6 +23,11 @@ def _unqualified(text: str) -> str:
     return re.sub(r"[^ (]*<locals>[.]", "", text)
 
 
+def where(eqn: Any) -> str:
+    """The source line, or words that stand for it."""
+    return source_line(eqn) or "the program"
+
+
 @cache
 def within_package(file: str) -> str:
     """The path from the folder above the outermost package that the file is in; a lone script's name."""

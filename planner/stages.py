@@ -63,7 +63,7 @@ class Setting:
 def graph_of(program: Program, setting: Setting, in_shardings: Any, out_shardings: Any) -> Graph:
     """The program's graph with the user's specs on it."""
     pins = user_pins(program, in_shardings, out_shardings, setting.shape)
-    return build_graph(program.closed, program.names, program.ties(), pins)
+    return build_graph(program.closed, program.names, program.ties(), pins, program.hints, dict(setting.mesh.shape))
 
 
 def formulation_of(program: Program, graph: Graph, setting: Setting) -> Formulation:

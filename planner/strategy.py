@@ -9,7 +9,7 @@ over mesh axes that its work does not split there. Such a strategy has the work 
 layouts.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -127,6 +127,12 @@ def enumerate_strategies(rule: Rule, mesh: MeshShape, *, may_be_open: bool = Fal
     strategies = Strategies(rule, mesh, rows, np.full((len(rows), 3), NO_RING))
     strategies = strategies.keep(_divides(rule.sizes, strategies) & _one_group(rows))
     return _with_rings(strategies) if rings else strategies
+
+
+def given_strategy(rule: Rule, mesh: MeshShape, given: Mapping[str, int]) -> Strategies:
+    """The one strategy of a region that the user sharded: the factor that each axis splits, by name of the axis."""
+    jobs = np.array([[given.get(name, REPEAT) for name in mesh.names]], int)
+    return Strategies(rule, mesh, jobs, np.full((1, 3), NO_RING))
 
 
 def _divides(sizes: Sequence[int], strategies: Strategies) -> Array:

@@ -60,7 +60,8 @@ def assert_equivalent(
             respect to the float arguments.
         rtol: By default eps^(2/3) of the coarsest float dtype among arguments and results: 2e-5 for float32, 0.04 for
             bfloat16.
-        atol: By default `rtol` times the largest finite magnitude of the array.
+        atol: By default `rtol` times the largest finite magnitude of the array; of all gradients together, because one
+            that is zero but for rounding has no magnitude of its own.
         **autoshard_options: Passed on to `planner.autoshard`.
 
     Raises:
@@ -76,7 +77,9 @@ def assert_equivalent(
         slope = gradient(fun)
         options = {k: v for k, v in options.items() if k not in _NOT_FOR_GRADIENTS}
         what = f"{function_name(fun)} on mesh {dict(mesh.shape)}: gradient of argument"
-        assert_close(jax.jit(slope, **static)(*args), autoshard(slope, **options)(*args), what, rtol, atol)
+        plain = jax.jit(slope, **static)(*args)
+        atol = rtol * largest(plain) if atol is None else atol
+        assert_close(plain, autoshard(slope, **options)(*args), what, rtol, atol)
 
 
 def assert_close(plain: Any, planned: Any, what: str, rtol: float, atol: float | None = None) -> None:
@@ -104,6 +107,12 @@ def _assert_leaf(plain: np.ndarray, planned: np.ndarray, what: str, rtol: float,
 def tolerance(tree: Any) -> float:
     """eps^(2/3) of the coarsest float dtype in a pytree; zero without floats."""
     return max((float(jnp.finfo(x.dtype).eps) ** (2 / 3) for x in jax.tree.leaves(tree) if is_float(x)), default=0.0)
+
+
+def largest(tree: Any) -> float:
+    """The largest finite magnitude among the floats of a pytree; zero without any."""
+    sizes = [np.abs(np.asarray(x, np.complex128)) for x in jax.tree.leaves(tree) if is_float(x)]
+    return max((float(np.max(x, initial=0.0, where=np.isfinite(x))) for x in sizes), default=0.0)
 
 
 def is_float(x: Any) -> bool:

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh
 from passes.dce import eliminate
 from passes.in_place import in_place
 from passes.inline import inline
+from planner.hints import Hints, Weights, hints_of
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Program:
         out_tree: Structure of the result.
         names: Name of each flat argument, such as `params['wq']`.
         donated: For each flat argument, whether its buffer is given away.
+        hints: What the user knows of its loops and branches.
     """
 
     closed: Any
@@ -31,6 +33,7 @@ class Program:
     out_tree: Any
     names: tuple[str, ...]
     donated: tuple[bool, ...]
+    hints: Hints = field(default_factory=Hints)
 
     @property
     def fingerprint(self) -> str:
@@ -60,7 +63,14 @@ def auto_mesh(mesh: Mesh | AbstractMesh) -> Any:
 
 
 def trace(
-    fun: Callable, args: Sequence[Any], kwargs: Mapping[str, Any], mesh: Mesh | AbstractMesh, **options: Any
+    fun: Callable,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    mesh: Mesh | AbstractMesh,
+    *,
+    trips: Mapping[str, float] | None = None,
+    weights: Weights | None = None,
+    **options: Any,
 ) -> Program:
     """Traces `fun` unsharded, with the mesh in context for specs inside of it.
 
@@ -69,14 +79,16 @@ def trace(
         args: Arrays or ShapeDtypeStructs.
         kwargs: Likewise.
         mesh: The mesh that bare specs in the function refer to.
+        trips: How often while loops run (`planner.hints`).
+        weights: How often each branch of a `cond` is taken.
         **options: `static_argnums`, `static_argnames`, `donate_argnums`, `donate_argnames` of `jax.jit`.
     """
-    auto = auto_mesh(mesh)
+    auto, hints = auto_mesh(mesh), hints_of(trips, weights)
     with jax.sharding.use_abstract_mesh(getattr(auto, "abstract_mesh", auto)):
         traced = jax.jit(fun, **options).trace(*map(unsharded, args), **{k: unsharded(v) for k, v in kwargs.items()})
     infos, in_tree = jax.tree.flatten(traced.args_info)
     names, donated = argument_names(traced), tuple(info.donated for info in infos)
-    program = Program(eliminate(inline(traced.jaxpr)), in_tree, traced.out_tree, names, donated)
+    program = Program(eliminate(inline(traced.jaxpr)), in_tree, traced.out_tree, names, donated, hints)
     return replace(program, closed=eliminate(in_place(program.closed, program.ties())))
 
 

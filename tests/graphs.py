@@ -30,13 +30,13 @@ def abstract_mesh(*sizes: int) -> AbstractMesh:
     return AbstractMesh(sizes, ("x", "y", "z")[: len(sizes)])
 
 
-def program(fun: Any, *args: Any, **options: Any) -> Program:
-    return trace(fun, args, {}, mesh(8), **options)
+def program(fun: Any, *args: Any, on: Any = None, **options: Any) -> Program:
+    return trace(fun, args, {}, on or mesh(8), **options)
 
 
-def graph(fun: Any, *args: Any, **options: Any) -> Graph:
-    traced = program(fun, *args, **options)
-    return build_graph(traced.closed, traced.names, traced.ties())
+def graph(fun: Any, *args: Any, on: Any = None, **options: Any) -> Graph:
+    traced = program(fun, *args, on=on, **options)
+    return build_graph(traced.closed, traced.names, traced.ties(), hints=traced.hints, mesh=dict((on or mesh(8)).shape))
 
 
 def shape_of(mesh: AbstractMesh) -> MeshShape:

@@ -60,6 +60,25 @@ def pool(init: Any, fun: Any, window: int, stride: int, padding: str = "VALID") 
     return lambda x: lax.reduce_window(x, init, fun, dims, strides, padding)
 
 
+def ragged(numbers: Any) -> Callable[..., Any]:
+    return lambda x, w, sizes: lax.ragged_dot_general(x, w, sizes, numbers)
+
+
+def scaled(x: Any, w: Any, left: Any, right: Any) -> Any:
+    """With the scales of blocks as powers of two, for each side."""
+    x, w = x.astype(jnp.float8_e4m3fn), w.astype(jnp.float8_e4m3fn)
+    left, right = (s.astype(jnp.float8_e8m0fnu) for s in (left, right))
+    numbers = (((2,), (1,)), ((0,), (0,)))
+    return lax.scaled_dot(
+        x, w, lhs_scale=left, rhs_scale=right, dimension_numbers=numbers, preferred_element_type=jnp.float32
+    )
+
+
+def recur(left: Any, right: Any) -> Any:
+    """A step of a linear recurrence, as a state-space model combines them."""
+    return left[0] * right[0], right[0] * left[1] + right[1]
+
+
 def grad(fun: Callable[..., Any], argnums: Any = 0) -> Callable[..., Any]:
     return jax.grad(lambda *args: jnp.sum(jnp.sin(fun(*args))), argnums)
 
@@ -88,7 +107,9 @@ INTEGER: dict[str, Callable[..., Any]] = {
     )
 }
 
-X = floats(8, 16)
+X, CUBE, SIZES = floats(8, 16), floats(8, 4, 8), np.array([3, 5], np.int32)
+RAGGED = lax.RaggedDotDimensionNumbers
+NARROW = floats(2, 8, 16), floats(2, 16, 16)
 IMAGE, KERNEL = floats(8, 8, 8, 4), floats(3, 3, 4, 8)
 GRID = lax.GatherDimensionNumbers
 PUT = lax.ScatterDimensionNumbers
@@ -139,6 +160,12 @@ DOT = [
     Sample("gradients", grad(lambda x, w: x @ w, (0, 1)), (X, floats(16, 8))),
     Sample("batched gradients", grad(lambda x, w: x @ w, (0, 1)), (floats(4, 8, 8), floats(4, 8, 4))),
     Sample("ragged", lax.ragged_dot, (X, floats(2, 16, 8), np.array([3, 5], np.int32))),
+    Sample("ragged gradients", grad(lax.ragged_dot, (0, 1)), (X, floats(2, 16, 8), np.array([3, 5], np.int32))),
+    Sample("ragged contraction", ragged(RAGGED((((0,), (0,)), ((), ())), (0,), ())), (X, floats(8, 4), SIZES)),
+    Sample("ragged batch", ragged(RAGGED((((2,), (1,)), ((0,), (0,))), (0,), ())), (CUBE, floats(8, 8, 4), SIZES)),
+    Sample("scaled", scaled, (*NARROW, np.ones((2, 8, 4)), np.ones((2, 4, 16)))),
+    Sample("scaled in one block", scaled, (*NARROW, np.ones((2, 8, 1)), np.ones((2, 1, 16)))),
+    Sample("scaled unlike", scaled, (*NARROW, np.ones((2, 8, 4)), np.ones((2, 2, 16)))),
 ]
 
 REDUCE = [
@@ -157,7 +184,11 @@ REDUCE = [
     Sample("cumlogsumexp", lambda x: lax.cumlogsumexp(x, 0), (X,)),
     Sample("associative scan", lambda x: lax.associative_scan(jnp.add, x), (X,)),
     Sample("sort", lambda x: (jnp.sort(x, 0), jnp.argsort(x, 1)), (X,)),
+    Sample("sort of many", lambda x, y: lax.sort((x, y, -x), dimension=0, num_keys=2), (X, X + 1)),
     Sample("top_k", lambda x: lax.top_k(x, 3), (X,)),
+    Sample("top_k gradient", grad(lambda x: lax.top_k(x, 3)[0]), (X,)),
+    Sample("approx_top_k", lambda x: lax.approx_max_k(x, 4), (X,)),
+    Sample("scan of pairs", jax.vmap(lambda a, b: lax.associative_scan(recur, (a, b))), (X, X)),
     Sample("logsumexp", grad(jax.nn.logsumexp), (X,)),
     Sample("softmax", grad(jax.nn.softmax), (X,)),
     Sample("layer norm", grad(lambda x: (x - x.mean(-1, keepdims=True)) * lax.rsqrt(x.var(-1)[:, None])), (X,)),
@@ -201,6 +232,7 @@ SHAPE = [
     Sample("concatenate", lambda x, y: lax.concatenate((x, y), 0), (X, floats(4, 16))),
     Sample("concatenate empty", lambda x, y: lax.concatenate((x, y), 1), (X, floats(8, 0))),
     Sample("stack", lambda x, y: jnp.stack((x, y), 1), (X, X)),
+    Sample("unstack", lambda x: jnp.unstack(x, axis=1), (floats(8, 2, 4),)),
     Sample("split in two", lambda x: jnp.split(x, (4,), 1), (X,)),
     Sample("tile", lambda x: jnp.tile(x, (4, 1)), (X,)),
     Sample("repeat", lambda x: jnp.repeat(x, 4, axis=0), (X,)),
@@ -239,6 +271,23 @@ GATHER = [
     Sample("vmap of a lookup", jax.vmap(lambda t, i: t[i]), (floats(4, 16, 8), ints(16, 4, 8))),
     Sample("vmap of a gradient", jax.vmap(grad(lambda t, i: t[i])), (floats(4, 16, 8), ints(16, 4, 8))),
     Sample("vmap over tables", jax.vmap(lambda t, i: t[i], (0, None)), (floats(4, 16, 8), ints(16, 8))),
+    *(
+        Sample(f"mode {mode}", lambda t, i, m=mode: t.at[i].get(mode=m), (TABLE, ints(19, 4, 8)))
+        for mode in ("fill", "clip", "promise_in_bounds")
+    ),
+    *(
+        Sample(f"put mode {mode}", lambda t, i, u, m=mode: t.at[i].add(u, mode=m), (TABLE, ints(19, 4), floats(4, 8)))
+        for mode in ("drop", "clip", "promise_in_bounds")
+    ),
+    Sample("segment sum", lambda x, i: jax.ops.segment_sum(x, i, 4), (TABLE, ints(4, 16))),
+    Sample(
+        "scatter gradient",
+        grad(lambda u, t, i: t.at[i].mul(u, unique_indices=True)),
+        (floats(4, 8), TABLE, np.arange(4)),
+    ),
+    Sample(
+        "batched put", jax.vmap(lambda t, i, u: t.at[i].set(u)), (floats(4, 16, 8), ints(16, 4, 2), floats(4, 2, 8))
+    ),
     Sample("at set", lambda t, i, u: t.at[i].set(u), (TABLE, ints(16, 4), floats(4, 8))),
     Sample("at add", lambda t, i, u: t.at[i].add(u), (TABLE, ints(16, 4), floats(4, 8))),
     Sample("at add columns", lambda t, i, u: t.at[:, i].add(u), (TABLE, ints(8, 4), floats(16, 4))),
@@ -265,6 +314,10 @@ CONV = [
     Sample("dilated conv", conv(rhs_dilation=(2, 2)), (IMAGE, KERNEL)),
     Sample("NCHW", conv(numbers=("NCHW", "OIHW", "NCHW")), (floats(4, 8, 4, 4), floats(16, 8, 3, 3))),
     Sample("1-D conv", conv(numbers=("NCH", "OIH", "NCH")), (floats(4, 8, 16), floats(8, 8, 3))),
+    Sample("3-D conv", conv(2, "VALID", ("NCDHW", "OIDHW", "NCDHW")), (floats(2, 4, 4, 4, 4), floats(4, 4, 2, 2, 2))),
+    Sample("transposed conv", lambda x, k: lax.conv_transpose(x, k, (2, 2), "SAME"), (floats(4, 4, 4, 4), KERNEL)),
+    Sample("grouped gradients", grad(conv(feature_group_count=4), (0, 1)), (floats(4, 4, 4, 8), floats(3, 3, 2, 8))),
+    Sample("sum pool gradient", grad(pool(0.0, lax.add, 2, 2)), (floats(4, 4, 4, 4),)),
     Sample("max pool", pool(-np.inf, lax.max, 2, 2), (IMAGE,)),
     Sample("min pool", pool(np.inf, lax.min, 2, 2), (IMAGE,)),
     Sample("sum pool", pool(0.0, lax.add, 2, 2), (IMAGE,)),
@@ -283,6 +336,8 @@ RANDOM = [
     Sample("words", lambda k: jax.random.wrap_key_data(jax.random.key_data(k)), (key(8),)),
     Sample("dropout", lambda k, x: jnp.where(jax.random.bernoulli(k, 0.5, x.shape), x, 0), (key(), X)),
     Sample("normal", lambda k: jax.random.normal(k, (8, 8)), (key(),)),
+    Sample("categorical", lambda k, x: jax.random.categorical(k, x), (key(), X)),
+    Sample("gamma", lambda k, a: jax.random.gamma(k, a), (key(), floats(8, 4))),
     Sample("rng_bit_generator", lambda k: lax.rng_bit_generator(k, (8,)), (np.ones(4, np.uint32),)),
 ]
 
@@ -300,6 +355,18 @@ LINALG = [
     Sample("svd", jnp.linalg.svd, (floats(8, 4, 4),)),
     Sample("singular values", lambda x: jnp.linalg.svd(x, compute_uv=False), (floats(8, 4, 4),)),
     Sample("tridiagonal_solve", lax.linalg.tridiagonal_solve, (*[spd(8, 4, 4)[:, 0]] * 3, floats(8, 4, 2))),
+    Sample("eig", lambda x: jnp.linalg.eigvals(x), (floats(8, 4, 4),)),
+    Sample("schur", lax.linalg.schur, (floats(8, 4, 4),)),
+    Sample("hessenberg", lax.linalg.hessenberg, (floats(8, 4, 4),)),
+    Sample("tridiagonal", lax.linalg.tridiagonal, (spd(8, 4, 4),)),
+    Sample(
+        "pivots", lambda p: lax.linalg.lu_pivots_to_permutation(p, 4), (np.tile(np.arange(4, dtype=np.int32), (8, 1)),)
+    ),
+    Sample("reflectors", lax.linalg.householder_product, (floats(8, 4, 4), floats(8, 4))),
+    Sample("reflect", lax.linalg.ormqr, (floats(8, 4, 4), floats(8, 4), floats(8, 4, 4))),
+    Sample("symmetric product", lambda x, c: lax.linalg.symmetric_product(x, c), (floats(8, 4, 2), spd(8, 4, 4))),
+    Sample("update of a factor", lax.linalg.cholesky_update, (spd(4, 4), floats(4))),
+    Sample("determinant", lambda a: jnp.linalg.det(a), (spd(8, 4, 4),)),
     Sample("fft", jnp.fft.fft, (X.astype(np.complex64),)),
     Sample("rfft, irfft", lambda x: jnp.fft.irfft(jnp.fft.rfft(x)), (X,)),
     Sample("fft2", jnp.fft.fft2, (floats(8, 4, 8).astype(np.complex64),)),

@@ -272,13 +272,13 @@ def halve(x):
     return jax.pure_callback(lambda x: np.asarray(x) / 2, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
 
 
-def test_an_unknown_primitive_is_replicated_and_the_note_names_its_line(caplog):
+def test_a_callback_is_replicated_and_the_note_names_its_line(caplog):
     planned = eager(lambda x, w, v: mlp(halve(x), w, v), mesh=MESH)
     with caplog.at_level(logging.WARNING, "planner"):
         plan = planned.plan(X, W, V)
     (note,) = plan.notes
     line = halve.__code__.co_firstlineno + 1
-    assert "pure_callback" in note and f"test_api.py:{line}" in note and "replicated" in note
+    assert "pure_callback" in note and f"test_api.py:{line}" in note and "whole on every device" in note
     assert note in planner.explain(plan, width=1000)
     assert note in caplog.text
     close(planned(X, W, V), mlp(X / 2, W, V))

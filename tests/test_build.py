@@ -3,14 +3,19 @@ import jax.numpy as jnp
 import numpy as np
 import programs
 import pytest
-from graphs import array, graph, named, of_role, program, readers
+from foreign import mystery, smoothed
+from graphs import abstract_mesh, array, graph, named, of_role, program, readers
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
 from passes.jaxpr import subjaxprs
 from planner.build import CALLS, Pins, build_graph
+from planner.errors import HintError
 from planner.graph import Port
-from planner.loops import LOOPS
+from planner.loops import LOOPS, SELDOM
+from planner.sharding import MeshShape
+from planner.strategy import given_strategy
+from planner.trips import ESTIMATE
 
 X = array(8, 8)
 
@@ -20,7 +25,8 @@ def leaves(jaxpr, path=()):
     for i, eqn in enumerate(jaxpr.eqns):
         here = (*path, i)
         if eqn.primitive.name in (*CALLS, *LOOPS):
-            for key, inner in subjaxprs(eqn):
+            bodies = subjaxprs(eqn)
+            for key, inner in bodies[2:3] if eqn.primitive.name == "custom_linear_solve" else bodies:
                 yield from leaves(inner, (*here, key))
         else:
             yield here
@@ -99,16 +105,125 @@ def test_an_unknown_trip_count_is_noted():
     some = graph(programs.while_, X)
     (note,) = some.notes
     assert "unknown trip count" in note and "programs.py:" in note
-    assert {n.trips for n in some.nodes} == {1}
+    assert {n.trips for n in some.nodes} == {1, ESTIMATE}
 
 
-def test_an_unknown_primitive_is_noted_with_its_line_and_stays_whole():
+def test_a_barrier_is_noted_with_its_line_and_stays_whole():
     some = graph(programs.effects, X)
-    (note,) = [n for n in some.notes if "debug_callback" in n]
-    assert "no rule" in note and "programs.py:" in note and "register" in note
+    (note,) = some.notes
+    assert "debug_callback at programs.py:" in note and "opaque" in note
     (op,) = named(some, "debug_callback")
-    rule = some.nodes[op].rule
-    assert rule.splittable() == () and rule.flops * np.prod(rule.sizes) == 10
+    node = some.nodes[op]
+    assert node.origin == "none" and node.rule.splittable() == () and node.rule.flops * np.prod(node.rule.sizes) == 10
+
+
+def test_a_primitive_without_a_rule_of_ours_has_shardys():
+    some = graph(lambda x: smoothed.bind(x), X)
+    (note,) = some.notes
+    assert "no rule for primitive 'smoothed' at test_build.py:" in note and "Shardy" in note and "register" in note
+    node = some.nodes[named(some, "smoothed")[0]]
+    assert node.origin == "shardy" and node.rule.sizes == (8, 8)
+    assert node.rule.splittable() == (0,) and node.rule.whole == {1}  # a softmax divides by a sum over its last dim
+
+
+def test_a_primitive_without_any_rule_is_replicated_and_noted():
+    some = graph(lambda x: mystery.bind(x), X)
+    (note,) = some.notes
+    assert "no rule for primitive 'mystery' at test_build.py:" in note and "replicated" in note
+    node = some.nodes[named(some, "mystery")[0]]
+    assert node.origin == "none" and node.rule.splittable() == ()
+    assert node.rule.flops * np.prod(node.rule.sizes) == 10 * 2 * 64
+
+
+def test_a_region_of_the_user_has_one_strategy():
+    specs = {"in_specs": (P("x", "y"), P("y")), "out_specs": P("x"), "check_vma": False}
+
+    def fun(x, w):
+        return jax.shard_map(lambda x, w: lax.psum(x @ w, "y"), mesh=abstract_mesh(2, 4), **specs)(x, w)
+
+    some = graph(fun, X, X, on=abstract_mesh(2, 4))
+    (note,) = some.notes
+    assert "shard_map at test_build.py:" in note and "pins" in note
+    node = some.nodes[named(some, "shard_map")[0]]
+    assert node.given == {"x": 0, "y": 1} and node.rule.sizes[:2] == (2, 4)
+    mesh = MeshShape(("x", "y"), (2, 4))
+    only = given_strategy(node.rule, mesh, {"x": 0, "y": 1})
+    assert len(only) == 1
+    assert [only.operand(i).tolist() for i in range(2)] == [[[1, 2, 0]], [[2, 0, 0]]]
+    assert only.result(0).tolist() == [[1, 0, 0]]
+    assert node.rule.flops * only.local_sizes.prod() == 2 * 4 * 2 * 8 + 4 * 8  # a shard's matmul, and its psum
+
+
+def test_a_region_on_another_mesh_takes_whole_values():
+    traced = program(programs.shard_map, X)
+    some = build_graph(traced.closed, traced.names, {}, mesh={"x": 2, "y": 4})
+    node = some.nodes[named(some, "shard_map")[0]]
+    assert node.given is None and node.rule.splittable() == ()
+    assert "on a mesh {'x': 8} of its own" in some.notes[0]
+
+
+def test_a_linear_solve_is_its_solve():
+    some = graph(programs.linear_solve, X)
+    assert [n.name for n in some.nodes if n.role == "op"] == ["div"] and not some.notes
+
+
+def test_trips_are_what_the_user_says():
+    some = graph(programs.while_, X, trips={"(while_)": 7})
+    assert {n.trips for n in some.nodes} == {1, 7}
+    assert some.notes == ("while loop at programs.py:49 (while_): 7 trips, as given",)
+
+
+@pytest.mark.parametrize(
+    ("start", "test", "step", "trips"),
+    [
+        (0, lambda i: i < 10, 1, 10),
+        (3, lambda i: i <= 10, 2, 4),
+        (9, lambda i: i > 0, -3, 3),
+        (9, lambda i: i >= 0, -3, 4),
+        (5, lambda i: i < 5, 1, 0),
+    ],
+)
+def test_trips_are_counted_where_the_condition_says_them(start, test, step, trips):
+    some = graph(lambda x: lax.while_loop(lambda c: test(c[0]), lambda c: (c[0] + step, jnp.sin(c[1])), (start, x)), X)
+    assert not some.notes
+    assert some.nodes[named(some, "sin")[0]].trips == trips
+
+
+@pytest.mark.parametrize("step", [lambda i: i * 2 + 1, lambda i: i + i])
+def test_trips_that_the_condition_does_not_say_are_estimated(step):
+    some = graph(lambda x: lax.while_loop(lambda c: c[0] < 9, lambda c: (step(c[0]), jnp.sin(c[1])), (1, x)), X)
+    assert some.nodes[named(some, "sin")[0]].trips == ESTIMATE and "unknown trip count" in some.notes[0]
+
+
+def test_the_worst_branch_counts_in_full():
+    some = graph(lambda p, x: lax.cond(p, lambda x: x @ x, jnp.sin, x), array(dtype=bool), X)
+    trips = {name: some.nodes[named(some, name)[0]].trips for name in ("dot_general", "sin")}
+    assert trips == {"dot_general": 1, "sin": SELDOM}
+    assert "planned for the worst, number 1 of 2" in some.notes[0]
+
+
+def test_branches_are_weighed_as_the_user_says():
+    def fun(p, x):
+        return lax.cond(p, lambda x: x @ x, jnp.sin, x)
+
+    some = graph(fun, array(dtype=bool), X, weights={"(fun)": (0.9, 0.1)})
+    trips = {name: some.nodes[named(some, name)[0]].trips for name in ("dot_general", "sin")}
+    assert trips == {"dot_general": 0.1, "sin": 0.9}
+    assert "0.9, 0.1, as given" in some.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("hints", "message"),
+    [
+        ({"trips": {"nowhere.py": 3}}, "'nowhere.py' names no while loop .* there are: programs.py:49"),
+        ({"trips": {"(while_)": -1}}, "not negative"),
+        ({"trips": {"while_": 3, "programs": 4}}, "both name programs.py:49"),
+        ({"weights": {"(while_)": (0, 0)}}, "one above 0"),
+    ],
+)
+def test_hints_that_make_no_sense_are_refused(hints, message):
+    with pytest.raises(HintError, match=message):
+        graph(programs.while_, X, **hints)
 
 
 def test_branches_meet_in_one_place():

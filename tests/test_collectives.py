@@ -14,6 +14,7 @@ from planner.cost.collectives import (
     all_to_all,
     groups,
     permute,
+    phases,
     reduce_scatter,
 )
 from planner.cost.hardware import PRESETS, Link
@@ -44,10 +45,11 @@ def on(*axes):
     return groups(axes)[(1 << len(axes)) - 1]
 
 
-def machine(name, *sizes):
+def machine(name, *sizes, one_ring=True, hop=0.0):
     mesh = AbstractMesh(sizes, ("x", "y", "z")[: len(sizes)])
-    fabric = PRESETS[name].fabric
-    return groups(replace(PRESETS[name], fabric=replace(fabric, hop=0.0, outer_hop=0.0)).links(mesh))
+    fabric = replace(PRESETS[name].fabric, hop=hop, outer_hop=0.0)
+    fabric = fabric if one_ring else replace(fabric, one_ring=False)
+    return groups(replace(PRESETS[name], fabric=fabric).links(mesh))
 
 
 @given(nbytes, st.lists(links, min_size=1, max_size=3))
@@ -122,11 +124,44 @@ def test_scaling_book_v5e_gathers_34_mb_over_four_chips_without_wraparound():
 
 def test_scaling_book_v4_cube():
     """Chapter "sharding", question 3: B=1024, D=4096 in bf16; in the book 23, 46 and 190 µs, without (K-1)/K."""
-    cube = machine("tpu-v4", 4, 4, 4)
+    cube = machine("tpu-v4", 4, 4, 4, one_ring=False)
     array = 2 * 1024 * 4096
     assert all_gather(array / 4, cube[1]) == pytest.approx(23e-6 * 3 / 4, rel=0.02)
     assert all_gather(array, cube[3]) == pytest.approx(46e-6 * 15 / 16, rel=0.02)
     assert all_reduce(array, cube[4]) == pytest.approx(190e-6 * 3 / 4, rel=0.02)
+
+
+def test_a_gather_over_two_axes_is_one_ring_and_over_three_half_an_all_reduce():
+    """What libtpu emits for v4: one ring of 16 (90 GB/s), and an all_reduce on all six links (270 GB/s)."""
+    cube = machine("tpu-v4", 4, 4, 4)
+    for gather in (all_gather, reduce_scatter):
+        assert gather(1e9, cube[1]) == pytest.approx(1e9 * 3 / 4 / 90e9, rel=CLOSE)
+        assert gather(1e9, cube[3]) == pytest.approx(1e9 * 15 / 16 / 90e9, rel=CLOSE)
+        assert gather(1e9, cube[7]) == pytest.approx(all_reduce(1e9, cube[7]), rel=CLOSE)
+    assert all_reduce(1e9, cube[7]) == pytest.approx(2 * 1e9 * 63 / 64 / 270e9, rel=CLOSE)
+    assert all_reduce(1e9, cube[3]) == pytest.approx(2 * 1e9 * 15 / 16 / 180e9, rel=CLOSE)
+
+
+def test_one_ring_closes_where_its_axes_do_not():
+    """4 by 8 chips of v5e are two lines, of 45 GB/s; a ring runs through them all both ways."""
+    plane = machine("tpu-v5e", 4, 8)
+    assert all_gather(1e9, plane[2]) == pytest.approx(1e9 * 7 / 8 / 45e9, rel=CLOSE)
+    assert all_gather(1e9, plane[3]) == pytest.approx(1e9 * 31 / 32 / 90e9, rel=CLOSE)
+
+
+def test_the_farthest_of_a_ring_is_half_way_round():
+    hop = 1e-6
+    cube = machine("tpu-v4", 4, 4, 4, hop=hop)
+    assert [float(all_gather(0, cube[m])) for m in (1, 3, 7)] == pytest.approx([2 * hop, 8 * hop, 12 * hop], rel=CLOSE)
+
+
+def test_phases():
+    """libtpu writes "phases:3" on an all_reduce over three axes."""
+    cube, switch = machine("tpu-v4", 4, 4, 4), machine("h100", 4, 2)
+    assert [int(phases("all_reduce", cube[m])) for m in (0, 1, 3, 7)] == [0, 2, 4, 6]
+    assert [int(phases("all_gather", cube[m])) for m in (0, 1, 3, 7)] == [0, 1, 1, 6]
+    assert [int(phases("all_to_all", cube[m])) for m in (0, 1, 3, 7)] == [0, 1, 1, 1]
+    assert [int(phases("all_reduce", switch[m])) for m in (0, 3)] == [0, 2]
 
 
 def test_a_switch_sends_each_byte_once_and_two_levels_take_as_long_as_the_slower():

@@ -29,6 +29,7 @@ def test_presets_say_what_the_datasheets_say():
     assert v4.chip.flops["bfloat16"] == 275e12 and v4.chip.hbm_bytes == 32 * 2**30
     assert v5e.chip.flops["int8"] == 2 * v5e.chip.flops["bfloat16"] == 394e12
     assert v5p.fabric.link == 2 * v4.fabric.link == 90e9
+    assert round(v4.chip.usable_bytes / 2**30, 2) == 30.75 and h200.chip.reserved == 0
     assert h200.chip.hbm_bytes == 141e9 and h200.fabric.node == 8
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jax.sharding import AbstractMesh
 
 from planner.cost import fabric as laws
-from planner.cost.collectives import COLLECTIVES, all_gather, all_to_all, groups, permute
+from planner.cost.collectives import COLLECTIVES, all_gather, all_reduce, all_to_all, groups, permute
 from planner.cost.fabric import Fabric, Link
 from planner.cost.hardware import PRESETS
 from planner.cost.links import domains_of
@@ -121,7 +121,8 @@ def test_slices_are_joined_by_the_data_center_network(n):
         ring = n * 3 / 4 / 90e9
         assert all_gather(n, found[1]) == pytest.approx(n / 2 / 6.25e9, rel=CLOSE)
         assert all_gather(n, found[2]) == pytest.approx(ring, rel=CLOSE)
-        assert all_gather(n, found[0b1111]) == pytest.approx(two_levels(n, 64, 2, 270e9, 6.25e9), rel=CLOSE)
+        assert all_gather(n, found[0b1111]) == pytest.approx(two_levels(n, 64, 2, 135e9, 6.25e9), rel=CLOSE)
+        assert all_reduce(n, found[0b1111]) == pytest.approx(2 * two_levels(n, 64, 2, 270e9, 6.25e9), rel=CLOSE)
 
 
 def test_an_axis_may_lie_partly_within_a_slice():

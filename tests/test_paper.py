@@ -50,13 +50,34 @@ def test_times_of_figure_1():
 
 
 def test_the_formula_picks_the_layouts_of_table_2_for_decode():
-    found = latency.predict("decode", 512, latency.formula())
+    found = latency.predict(latency.TABLE2[1], latency.formula())
     assert (found.ffn, found.attention) == ("WS 2D", "batch")
 
 
-def test_the_full_model_picks_the_layouts_of_table_2_for_large_prefill():
-    found = latency.predict("prefill", 512, latency.full(PRESETS["tpu-v4"]))
-    assert (found.ffn, found.attention) == ("WG XYZ", "batch")
+@pytest.mark.parametrize("p", latency.TABLE2, ids=lambda p: f"{p.phase} {p.batch}")
+def test_the_planner_picks_the_layouts_of_table_2(p: latency.Point):
+    found = latency.predict(p, latency.full(PRESETS["tpu-v4"]))
+    assert (found.ffn, found.attention) == (p.ffn, p.attention)
+
+
+def test_rivals_are_slower():
+    """Decode at batch 512: 2-D weight-stationary, attention over the batch, before 1-D and before heads."""
+    p, setting = latency.TABLE2[1], latency.full(PRESETS["tpu-v4"])
+    found = {(r.ffn, r.attention): r.seconds for r in latency.rivals_of(p, setting)}
+    assert min(found, key=lambda name: found[name]) == ("WS 2D", "batch")
+    assert found["WS 1D", "batch"] > 1.05 * found["WS 2D", "batch"] < found["WS 2D", "head"] / 1.05
+
+
+@pytest.mark.parametrize(("p", "mfu"), list(zip((*latency.TABLE2, *latency.TABLE3), (76, 33, 43, 14, 36, 8, 73, 37))))
+def test_utilisation_is_the_papers(p: latency.Point, mfu: int):
+    """The tables print it too, rounded: times, chips and batches were read off well."""
+    assert 100 * p.mfu == pytest.approx(mfu, abs=1)
+
+
+def test_models_that_no_constant_has_seen():
+    for p in latency.TABLE3[1:3]:
+        (error,) = latency.errors([p], latency.full(PRESETS["tpu-v4"], p.torus))
+        assert abs(error) <= 0.35
 
 
 @pytest.mark.parametrize(("context", "split"), [(64, "head"), (2048, "batch")])

@@ -28,6 +28,7 @@ class Config:
         max_length: Rows of the learned position table; no other meaning.
         theta: Base of the rotary wavelengths.
         dtype: Of weights, activations and cache. Norms, softmax and logits are float32.
+        float32_scores: Scores of attention are stored in float32 too, not in `dtype`.
         scan: Layers are stacked and run under `lax.scan`; otherwise they are a tuple and unrolled.
     """
 
@@ -46,6 +47,7 @@ class Config:
     max_length: int = 2048
     theta: float = 10_000.0
     dtype: DTypeLike = jnp.bfloat16
+    float32_scores: bool = True
     scan: bool = True
 
     def __post_init__(self) -> None:

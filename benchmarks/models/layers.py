@@ -91,7 +91,8 @@ def _attend(config: Config, q: Array, seen: Cache, mask: Array) -> Array:
         q = q.reshape(*shape[:-2], config.kv_heads, config.heads // config.kv_heads, config.d_head)
     if config.attention != "multihead":
         mask = mask[..., None, :]
-    scores = jnp.einsum(to_scores, q, seen["k"], preferred_element_type=jnp.float32)
+    stored = jnp.float32 if config.float32_scores else q.dtype
+    scores = jnp.einsum(to_scores, q, seen["k"], preferred_element_type=stored).astype(jnp.float32)
     shares = _softmax(scores / math.sqrt(config.d_head) + mask).astype(q.dtype)
     return jnp.einsum(to_values, shares, seen["v"]).reshape(shape)
 

@@ -1,7 +1,7 @@
 """PaLM: multiquery attention beside a SwiGLU MLP in one parallel block. Chowdhery et al. 2022.
 
 Pope et al. 2022 pad the 48 heads of the 540B model to 64, so that 64 chips can share them, which adds 18B
-parameters: that is "540b" here.
+parameters: that is "540b" here. Scores are stored in bf16, as T5X does by default (`float32_logits=False`).
 """
 
 from dataclasses import replace
@@ -23,6 +23,7 @@ palm_8b = Config(
     norm="layernorm",
     positions="rotary",
     tied=True,
+    float32_scores=False,
 )
 palm_62b = replace(palm_8b, layers=64, d_model=8192, d_ff=32768, heads=32)
 palm_540b = replace(palm_8b, layers=118, d_model=18432, d_ff=73728, heads=64)

@@ -4,7 +4,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.paper import attention, figure3, latency, rivals, table1
+from benchmarks.paper import attention, figure3, latency, rivals, table1, terms
 from planner.cost.hardware import PRESETS
 from planner.report import seconds
 
@@ -43,27 +43,47 @@ def contexts() -> Table:
 
 
 def times() -> Table:
-    """Figure 1 and table 2: measured, the paper's formula, the full cost model."""
-    settings = (latency.formula(), latency.full(PRESETS["tpu-v4"]))
-    columns = ("phase", ">batch", ">measured", "layout", ">formula", ">error", "picks", ">full", ">error", "picks")
-    table = _table("PaLM 540B, 64 chips: measured beside predicted", *columns)
-    found = []
-    for p in (*latency.POINTS, *latency.TABLE2):
-        both = [latency.predict(p.phase, p.batch, setting, p.int8) for setting in settings]
-        cells = [
-            c
-            for q in both
-            for c in (seconds(q.seconds), f"{q.seconds / p.seconds - 1:+.0%}", f"{q.ffn}, {q.attention}")
-        ]
-        table.add_row(
-            f"{p.phase}{' int8' if p.int8 else ''}",
-            str(p.batch),
-            seconds(p.seconds),
-            f"{p.ffn} {p.attention}".strip(),
-            *cells,
-        )
-        found.append((p.seconds, *(q.seconds for q in both)))
-    table.caption = "\n".join(_quality(name, np.array(found), i) for i, name in ((1, "formula"), (2, "full")))
+    """Figure 1, tables 2 and 3: measured, the paper's formula, the full cost model."""
+    columns = ("model", ">chips", "phase", ">batch", ">measured", "layout")
+    priced = (">formula", ">error", "picks", ">full", ">error", "picks")
+    table = _table("PaLM on TPU v4: measured beside predicted", *columns, *priced)
+    found: dict[str, list[tuple[float, ...]]] = {"fitted": [], "table 2": [], "never fitted": []}
+    for kind, points in zip(found, (latency.POINTS, latency.TABLE2, latency.TABLE3)):
+        for p in points:
+            settings = (latency.formula(p.torus), latency.full(PRESETS["tpu-v4"], p.torus))
+            both = [latency.predict(p, setting) for setting in settings]
+            table.add_row(*_point(p), *(cell for q in both for cell in _prediction(p, q)))
+            found[kind].append((p.seconds, *(q.seconds for q in both)))
+        table.add_section()
+    every = [row for rows in found.values() for row in rows]
+    lines = [_quality(f"{name}, {kind}", np.array(rows), i) for i, name in NAMES for kind, rows in found.items()]
+    table.caption = "\n".join([*lines, *(_quality(f"{name}, all", np.array(every), i) for i, name in NAMES)])
+    return table
+
+
+NAMES = ((1, "formula"), (2, "full"))
+
+
+def _point(p: latency.Point) -> tuple[str, ...]:
+    phase = f"{p.phase}{' int8' if p.int8 else ''}"
+    chips = str(np.prod(p.torus))
+    return (f"PaLM {p.size.upper()}", chips, phase, str(p.batch), seconds(p.seconds), f"{p.ffn} {p.attention}".strip())
+
+
+def _prediction(p: latency.Point, q: latency.Prediction) -> tuple[str, str, str]:
+    if not np.isfinite(q.seconds):
+        return "does not fit", "", ""
+    return seconds(q.seconds), f"{q.seconds / p.seconds - 1:+.0%}", f"{q.ffn}, {q.attention}"
+
+
+def ablation() -> Table:
+    """The full model, and the same with one term left out."""
+    columns = ("model", ">median error", ">mean signed error", ">largest")
+    table = _table("What each term buys: figure 1 and table 2 without it", *columns)
+    for without in terms.terms():
+        error = np.array(without.errors)[np.isfinite(without.errors)]
+        cells = (np.median(np.abs(error)), error.mean(), np.abs(error).max())
+        table.add_row(without.name, f"{cells[0]:.1%}", f"{cells[1]:+.1%}", f"{cells[2]:.1%}")
     return table
 
 
@@ -72,7 +92,7 @@ def choices() -> Table:
     setting = latency.full(PRESETS["tpu-v4"])
     table = _table("Table 2: the planner's pick, and every rival at its best", "layout", *map(_row, latency.TABLE2))
     found = [list(latency.rivals_of(p, setting)) for p in latency.TABLE2]
-    picks = [latency.predict(p.phase, p.batch, setting, p.int8) for p in latency.TABLE2]
+    picks = [latency.predict(p, setting) for p in latency.TABLE2]
     table.add_row("the paper's", *(f"{p.ffn}, {p.attention}: {seconds(p.seconds)}" for p in latency.TABLE2))
     table.add_row("the planner's", *(f"{q.ffn}, {q.attention}: {seconds(q.seconds)}" for q in picks), end_section=True)
     for row in zip(*found):
@@ -89,12 +109,13 @@ def _rival(rival: rivals.Rival) -> str:
 
 
 def _quality(name: str, found: np.ndarray, column: int) -> str:
+    found = found[np.isfinite(found).all(1)]
     error = np.abs(found[:, column] / found[:, 0] - 1)
     rank = latency.rank_correlation(found[:, 0].tolist(), found[:, column].tolist())
     return f"{name}: median error {np.median(error):.1%}, largest {error.max():.1%}, rank correlation {rank:.3f}"
 
 
-def ablations() -> Table:
+def attentions() -> Table:
     """Serial block, and the switch of attention with the context."""
     setting = latency.full(PRESETS["tpu-v4"])
     table = _table("Decode: what the parallel block saves, and the switch of attention", "what", ">paper", ">ours")
@@ -118,7 +139,7 @@ def _table(title: str, *columns: str) -> Table:
 def main() -> None:
     """Prints all tables."""
     console = Console(width=170)
-    for section in (volumes, crossovers, contexts, times, choices, ablations):
+    for section in (volumes, crossovers, contexts, times, ablation, choices, attentions):
         console.print(section())
 
 

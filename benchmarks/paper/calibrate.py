@@ -25,7 +25,7 @@ ROUNDS = 4
 
 def choices(machine: Machine, points: Sequence[Point]) -> list[tuple[Strategies, ...]]:
     """The strategies that the planner chooses at each point, one per node."""
-    return [_chosen(formulation_of(p.phase, p.batch, full(machine))) for p in points]
+    return [_chosen(formulation_of(p, full(machine))) for p in points]
 
 
 def _chosen(formulation: Formulation) -> tuple[Strategies, ...]:
@@ -35,7 +35,7 @@ def _chosen(formulation: Formulation) -> tuple[Strategies, ...]:
 
 def seconds(machine: Machine, p: Point, chosen: Sequence[Strategies]) -> float:
     """What a point's strategies cost on a machine."""
-    setting, program = full(machine), program_of(p.phase, p.batch)
+    setting, program = full(machine), program_of(p)
     graph = stages.graph_of(program, setting, None, None)
     problem = priced(graph, chosen, setting.shape, setting.model, machine.chip, setting.limit).problem
     return evaluate(problem, [0] * len(chosen))

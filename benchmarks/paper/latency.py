@@ -1,8 +1,9 @@
-"""Table 2 and Figure 1: measured times of PaLM 540B on 64 chips beside what the planner predicts for its own choice."""
+"""Figure 1, tables 2 and 3: measured times of PaLM on TPU v4 beside what the planner predicts for its own choice."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from math import inf, prod
 
 import numpy as np
 from jax.sharding import AbstractMesh
@@ -19,12 +20,14 @@ from planner.solve import solve
 from planner.stages import Setting
 from planner.trace import Program, trace
 
-MESH = AbstractMesh((4, 4, 4), ("x", "y", "z"))
+AXES = ("x", "y", "z")
+CUBE = (4, 4, 4)
+MESH = AbstractMesh(CUBE, AXES)
 
 
 @dataclass(frozen=True)
 class Point:
-    """A measurement: context or prompt of 2048 tokens, weights in bf16 or int8, `seconds` per step."""
+    """A measurement: context or prompt of 2048 tokens, weights in bf16 or int8, `seconds` per step on `torus` chips."""
 
     phase: str
     batch: int
@@ -33,8 +36,17 @@ class Point:
     ffn: str = ""
     attention: str = ""
     int8: bool = False
+    size: str = "540b"
+    torus: tuple[int, int, int] = CUBE
+
+    @property
+    def mfu(self) -> float:
+        """Model FLOPs utilisation: two FLOPs a parameter and token, over the peak of all chips (section 2)."""
+        tokens = self.batch * (2048 if self.phase == "prefill" else 1)
+        return 2 * NOMINAL[self.size] * tokens / (prod(self.torus) * 275e12 * self.seconds)
 
 
+NOMINAL = {"62b": 62e9, "540b": 540e9}
 POINTS = (
     Point("decode", 64, 36.23e-3, "figure 1"),
     Point("decode", 128, 44.49e-3, "figure 1"),
@@ -54,6 +66,13 @@ TABLE2 = (
     Point("prefill", 1, 0.29, "table 2", "WS 2D", "head", int8=True),
     Point("decode", 64, 1.82 / 64, "table 2", "WS 2D", "batch", int8=True),
 )
+TABLE3 = (
+    Point("prefill", 1, 0.16, "table 3", "WS 2D", "head", True, "62b", (2, 4, 2)),
+    Point("decode", 32, 0.73 / 64, "table 3", "WS 2D", "batch", True, "62b", (2, 4, 2)),
+    Point("prefill", 512, 20.2, "table 3", "WG XYZ", "batch", False, "62b", (4, 2, 4)),
+    Point("decode", 512, 5.1 / 64, "table 3", "WS 2D", "batch", False, "62b", (2, 2, 2)),
+)
+"""PaLM 62B, on 16, 32 and 8 chips: no constant has seen them. Slices as in the paper's own code."""
 
 
 @dataclass(frozen=True)
@@ -67,47 +86,49 @@ class Prediction:
 
 
 @cache
-def program_of(phase: str, batch: int, int8: bool = False) -> Program:
-    """PaLM 540B with heads padded to 64, as the paper ran it."""
-    fun, args = getattr(palm, phase)("540b", batch)
-    if int8:
+def program_of(p: Point) -> Program:
+    """PaLM with heads padded to 64 where it has 540B, as the paper ran it."""
+    fun, args = getattr(palm, p.phase)(p.size, p.batch)
+    if p.int8:
         args, fun = quantize_arguments(fun, *args), quantized(fun)
-    return trace(fun, args, {}, MESH, donate_argnums=(1,) if phase == "decode" else ())
+    return trace(fun, args, {}, AbstractMesh(p.torus, AXES), donate_argnums=(1,) if p.phase == "decode" else ())
 
 
-def full(machine: Machine) -> Setting:
+def full(machine: Machine, torus: tuple[int, ...] = CUBE) -> Setting:
     """The full cost model, within the chip's memory."""
-    return Setting(MESH, machine, machine.chip.hbm_bytes)
+    return Setting(AbstractMesh(torus, AXES), machine, machine.chip.usable_bytes)
 
 
-def formula() -> Setting:
+def formula(torus: tuple[int, ...] = CUBE) -> Setting:
     """The paper's own formula."""
     machine = unpadded(PRESETS["tpu-v4"])
-    return Setting(MESH, machine, machine.chip.hbm_bytes, prices=PaperFormula(machine.chip))
+    limit = machine.chip.usable_bytes
+    return Setting(AbstractMesh(torus, AXES), machine, limit, prices=PaperFormula(machine.chip))
 
 
-def formulation_of(phase: str, batch: int, setting: Setting, int8: bool = False) -> Formulation:
-    """The integer program of a phase and batch, given only the model and the mesh."""
-    program = program_of(phase, batch, int8)
+def formulation_of(p: Point, setting: Setting) -> Formulation:
+    """The integer program of a point, given only the model and the mesh."""
+    program = program_of(p)
     return stages.formulation_of(program, stages.graph_of(program, setting, None, None), setting)
 
 
-def predict(phase: str, batch: int, setting: Setting, int8: bool = False) -> Prediction:
-    """The planner's choice and its price."""
-    formulation = formulation_of(phase, batch, setting, int8)
+def predict(p: Point, setting: Setting) -> Prediction:
+    """The planner's choice and its price; infinite where no plan that fits was found."""
+    formulation = formulation_of(p, setting)
     solution = solve(formulation.problem)
-    ffn, attention = describe(formulation, solution.choice, batch)
-    return Prediction(solution.seconds, solution.bound, ffn, attention)
+    ffn, attention = describe(formulation, solution.choice, p.batch)
+    seconds = solution.seconds if solution.status != "infeasible" else inf
+    return Prediction(seconds, solution.bound, ffn, attention)
 
 
 def rivals_of(p: Point, setting: Setting) -> Iterator[Rival]:
     """Every layout by name, each at its best."""
-    return rivals(formulation_of(p.phase, p.batch, setting, p.int8), p.batch)
+    return rivals(formulation_of(p, setting), p.batch)
 
 
 def errors(points: Sequence[Point], setting: Setting) -> list[float]:
     """Signed relative error of each prediction."""
-    return [predict(p.phase, p.batch, setting, p.int8).seconds / p.seconds - 1 for p in points]
+    return [predict(p, setting).seconds / p.seconds - 1 for p in points]
 
 
 def with_constants(machine: Machine, flops_share: float, hbm_share: float, overhead: float) -> Machine:

@@ -14,7 +14,7 @@ from planner.graph import Aval
 from planner.sharding import MeshShape
 from planner.work import held_bytes
 
-LAYERS, CHIPS, SHARE, MEMORY = 118, 64, 0.3, 32 * 1024**3
+LAYERS, CHIPS, SHARE = 118, 64, 0.3
 MESH = MeshShape(("x", "y", "z"), (4, 4, 4))
 ALL = MESH.mask(MESH.names)
 
@@ -44,4 +44,4 @@ def longest_context(variant: Variant, batch: int) -> float:
     if variant.split is not None:
         layout[0, variant.split] = ALL
     token = 2 * float(held_bytes(Aval(shape, "bfloat16", 2), layout, chip, MESH, "input")[0])
-    return SHARE * MEMORY / token
+    return SHARE * chip.hbm_bytes / token

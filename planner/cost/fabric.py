@@ -102,7 +102,9 @@ def bandwidth(links: Sequence[Link]) -> float:
 
 def gather_bandwidth(links: Sequence[Link]) -> float:
     """As `bandwidth`, of an all_gather or reduce_scatter alone: one ring, or half an all_reduce's, where it is so."""
-    return _two_levels(links, max(_one_ring(links), _inner(links) / 2) if _one_ring(links) else _inner(links))
+    if not _one_ring(links):
+        return bandwidth(links)
+    return _two_levels(links, _inner(links) / 2 if _as_all_reduce(links) else _one_ring(links))
 
 
 def latency(links: Sequence[Link]) -> float:
@@ -115,7 +117,7 @@ def gather_latency(links: Sequence[Link]) -> float:
     ring = [link for link in links if not link.outer]
     if not _one_ring(links):
         return latency(links)
-    if _inner(links) / 2 > _one_ring(links):
+    if _as_all_reduce(links):
         return 2 * latency(links)
     half = prod(link.size for link in ring) // 2 * max(link.hop for link in ring)
     return half + latency([link for link in links if link.outer])
@@ -143,14 +145,16 @@ def phases(links: Sequence[Link]) -> int:
 
     The TPU compiler notes "colors:6 phases:3" on an all_reduce over the three axes of a v4 cube.
     """
-    return len(list(_lines([link for link in links if not link.outer]))) + any(link.outer for link in links)
+    near = [link for link in links if not link.outer]
+    walked = 1 if any(link.switched for link in near) else len(list(_lines(near)))
+    return walked + any(link.outer for link in links)
 
 
 def gather_phases(links: Sequence[Link]) -> int:
     """Steps of an all_gather or reduce_scatter: one ring is one, an all_reduce has those of both its halves."""
     if not _one_ring(links):
         return phases(links)
-    if _inner(links) / 2 > _one_ring(links):
+    if _as_all_reduce(links):
         return 2 * phases(links)
     return 1 + any(link.outer for link in links)
 
@@ -161,6 +165,11 @@ def _two_levels(links: Sequence[Link], near: float) -> float:
         return near
     g, m = (prod(link.size for link in links if link.outer is outer) for outer in (False, True))
     return (1 - 1 / (g * m)) / max((1 - 1 / g) / near, (1 - 1 / m) / (g * _slowest(far)))
+
+
+def _as_all_reduce(links: Sequence[Link]) -> bool:
+    """Whether all links, twice, are faster than one ring: with three torus axes and more. Equal is not faster."""
+    return _inner(links) / 2 > 1.01 * _one_ring(links)
 
 
 def _one_ring(links: Sequence[Link]) -> float:

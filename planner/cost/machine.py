@@ -33,6 +33,7 @@ class Chip:
         mxu: The matrix unit pads contracted and output dims to multiples of this.
         flops_share: Share of peak FLOP/s that a large matmul reaches.
         hbm_share: Share of the peak bandwidth that a large copy reaches.
+        reserved: Bytes of the memory that programs do not get.
         overhead: Seconds that any operation with a buffer of its own, and any collective, costs beside its work.
     """
 
@@ -47,6 +48,12 @@ class Chip:
     flops_share: Share = 1.0
     hbm_share: Share = 1.0
     overhead: Amount = 0.0
+    reserved: Amount = 0.0
+
+    @property
+    def usable_bytes(self) -> float:
+        """Bytes of memory that a program may take."""
+        return self.hbm_bytes - self.reserved
 
     def rate(self, dtype: str) -> float:
         """FLOP/s for operands of a dtype; f32 and integers without a rate of their own run at the f32 rate."""

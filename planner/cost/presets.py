@@ -2,7 +2,8 @@
 
 "scaling-book" is jax-ml.github.io/scaling-book. Hops between TPUs: about 1 µs (its chapter "sharding"). Hops of GPUs:
 NCCL's tuning table (src/graph/tuning.cc: NVLink 0.5 to 3.4 µs, a tree over the network 5 µs). Hops over a data-center
-network: an assumption, 10 µs. Memory of TPUs: what their compiler hands out ("exceeds available HBM"), libtpu 0.0.42.
+network: an assumption, 10 µs. What programs do not get of a TPU's
+memory is the compiler's word ("exceeds available HBM (30.75G)"), libtpu 0.0.42.
 """
 
 from collections.abc import Mapping
@@ -18,11 +19,16 @@ FITTED = (0.7, 0.6, 1.5e-6)
 points of figure 1 in Pope et al. 2022, and taken for the other TPUs too. GPUs and the CPU stand at their datasheets."""
 
 
+USABLE = {"tpu-v3": 15.48, "tpu-v4": 30.75, "tpu-v5e": 15.75, "tpu-v5p": 95.74, "tpu-v6e": 31.25}
+"""GiB that the TPU compiler lets a program have."""
+
+
 def _tpu(
     name: str, bf16: float, int8: float, hbm: float, bandwidth: float, fabric: Fabric, source: str, mxu: int = 128
 ) -> Machine:
     flops = {"bfloat16": bf16, "float16": bf16, "int8": int8, "float32": bf16 / 4}
-    return Machine(name, Chip(name, flops, hbm, bandwidth, (8, 128), mxu, *FITTED), fabric, source)
+    chip = Chip(name, flops, hbm, bandwidth, (8, 128), mxu, *FITTED, reserved=hbm - USABLE[name] * GIB)
+    return Machine(name, chip, fabric, source)
 
 
 def _gpu(name: str, bf16: float, int8: float, hbm: float, bandwidth: float, egress: float, nic: float) -> Machine:
@@ -49,7 +55,7 @@ PRESETS: Mapping[str, Machine] = {
             "tpu-v3",  # JAX calls a core a device: half a chip, and a core's half of the chip's links
             61.5e12,
             61.5e12,
-            15.48 * GIB,
+            16 * GIB,
             4.5e11,
             Fabric(50e9, torus=2, wraps=32, node=2048, outer=3.125e9, one_ring=True),
             f"per core, half a chip: cloud.google.com/tpu/docs/v3; links, network: {BOOK}",
@@ -58,17 +64,17 @@ PRESETS: Mapping[str, Machine] = {
             "tpu-v4",
             275e12,
             275e12,
-            30.75 * GIB,
+            32 * GIB,
             1.2e12,
             _cube(45e9, 4096),
             f"cloud.google.com/tpu/docs/v4 and {BOOK}",
         ),
-        _tpu("tpu-v5e", 197e12, 394e12, 15.75 * GIB, 8.1e11, _plane(45e9, 3.125e9), BOOK),
+        _tpu("tpu-v5e", 197e12, 394e12, 16 * GIB, 8.1e11, _plane(45e9, 3.125e9), BOOK),
         _tpu(
             "tpu-v5p",
             459e12,
             918e12,
-            95.74 * GIB,
+            96 * GIB,
             2.765e12,
             _cube(90e9, 8960),
             f"cloud.google.com/tpu/docs/v5p and {BOOK}",
@@ -77,7 +83,7 @@ PRESETS: Mapping[str, Machine] = {
             "tpu-v6e",
             918e12,
             1836e12,
-            31.25 * GIB,
+            32 * GIB,
             1.64e12,
             _plane(90e9, 12.5e9),
             f"cloud.google.com/tpu/docs/v6e and {BOOK}",

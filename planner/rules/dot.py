@@ -34,6 +34,28 @@ def dot_general(in_shapes: Shapes, out_shapes: Shapes, dimension_numbers: tuple[
     return labelled([lhs, rhs], results, in_shapes, out_shapes, reduced=reduced, work=2.0, linear=((0,), (1,)))
 
 
+@register("scaled_dot")
+def scaled_dot(in_shapes: Shapes, out_shapes: Shapes, dimension_numbers: tuple[Pair, Pair], **_: Any) -> Rule:
+    """A matmul of narrow operands, each with a scale for every block of contracted elements.
+
+    A contracted dim is blocks × elements of a block. Where both sides have equally many blocks they may be split.
+    """
+    (lhs_c, rhs_c), (lhs_b, rhs_b) = dimension_numbers
+    lhs, rhs = _row("l", len(in_shapes[0]), lhs_c, lhs_b), _row("r", len(in_shapes[1]), rhs_c, rhs_b)
+    results = [[*(lhs[d] for d in lhs_b), *_free(lhs), *_free(rhs)]]
+    scales = [list(lhs), list(rhs)]
+    sizes: dict[Any, int] = {}
+    for i, (left, right) in enumerate(zip(lhs_c, rhs_c)):
+        blocks, others = in_shapes[2][left], in_shapes[3][right]
+        even = blocks == others
+        label: Any = ("c", i) if even else Whole(("c", i))
+        sizes |= {label: blocks if even else in_shapes[0][left], ("k", i): in_shapes[0][left] // blocks if even else 1}
+        lhs[left] = rhs[right] = [label, ("k", i)]
+        scales[0][left], scales[1][right] = (label, label) if even else (Whole("lhs", i), Whole("rhs", i))
+    reduced = {(of, i): "sum" for of in "ck" for i in range(len(lhs_c))}
+    return labelled([lhs, rhs, *scales], results, in_shapes, out_shapes, sizes=sizes, reduced=reduced, work=2.0)
+
+
 @register("ragged_dot_general")
 def ragged_dot_general(in_shapes: Shapes, out_shapes: Shapes, ragged_dot_dimension_numbers: Any, **_: Any) -> Rule:
     """Rows in groups, each group with a matrix of its own: the ragged dim and the groups are whole.
@@ -48,7 +70,8 @@ def ragged_dot_general(in_shapes: Shapes, out_shapes: Shapes, ragged_dot_dimensi
     named = {lhs[d]: Whole("ragged", d) for d in n.lhs_ragged_dimensions}
     named |= {rhs[d]: group for d in n.rhs_group_dimensions}
     result = [*(lhs[d] for d in lhs_b), *_free(lhs), *(la for la in _free(rhs) if named.get(la) != group)]
-    result = result if n.rhs_group_dimensions else [group, *result]
+    summed = any(lhs[d][0] == "c" for d in n.lhs_ragged_dimensions)  # each group of summands has a result of its own
+    result = [group, *result] if summed else result
     sizes = [*(Whole("sizes", d) for d in range(len(in_shapes[2]) - 1)), group]
     lhs, rhs, result = ([named.get(la, la) for la in row] for row in (lhs, rhs, result))
     return labelled(

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jax.numpy import inexact, issubdtype
+from jax.numpy import dtype, inexact, issubdtype
 
 from planner.rules.labels import Shapes, Whole, labelled
 from planner.rules.registry import register
@@ -14,9 +14,17 @@ ten FLOPs for every four bytes are bound by memory."""
 
 Linear = tuple[tuple[int, ...], ...]
 
-_MOVES: dict[str, Linear] = {
-    name: ((0,),) for name in ("conj", "copy", "copy_p", "imag", "name", "real", "reshard", "sharding_constraint")
-} | {"stop_gradient": ((0,),), "complex": ((0, 1),), "reduce_precision": (), "random_clone": ()}
+_MOVES = """conj copy copy_p imag layout_constraint name real reshard sharding_constraint stop_gradient
+    xla_metadata_value"""
+
+_OTHER_MOVES: dict[str, Linear] = {
+    "complex": ((0, 1),),
+    "platform_index": (),
+    "random_clone": (),
+    "reduce_precision": (),
+    "tie": ((1,),),
+    "zeros_like": (),
+}
 
 _LINEAR: dict[str, Linear] = {
     "add": ((0, 1),),
@@ -27,8 +35,8 @@ _LINEAR: dict[str, Linear] = {
     "sub": ((0, 1),),
 }
 
-_CHEAP = """abs add add_any and ceil clamp clz div eq eq_to floor ge gt is_finite le le_to lt lt_to max min mul ne
-    neg nextafter not or population_count rem round shift_left shift_right_arithmetic shift_right_logical sign
+_CHEAP = """abs add add_any and ceil clamp clz div eq eq_to floor ge gt is_finite le le_to lt lt_to max min mul
+    mulhi ne neg nextafter not or population_count rem round shift_left shift_right_arithmetic shift_right_logical sign
     square sub xor"""
 
 _TRANSCENDENTAL = """acos acosh asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt cos cosh digamma erf erf_inv
@@ -48,7 +56,9 @@ def _register(name: str, flops: float, linear: Linear) -> None:
     register(name)(lambda in_shapes, out_shapes, **_: elementwise(in_shapes, out_shapes, flops, linear))
 
 
-for _name, _linear in _MOVES.items():
+for _name in _MOVES.split():
+    _register(_name, 0.0, ((0,),))
+for _name, _linear in _OTHER_MOVES.items():
     _register(_name, 0.0, _linear)
 for _name in _CHEAP.split():
     _register(_name, 1.0, _LINEAR.get(_name, ()))
@@ -70,8 +80,9 @@ def select_n(in_shapes: Shapes, out_shapes: Shapes, **_: Any) -> Rule:
 
 @register("convert_element_type")
 def convert_element_type(in_shapes: Shapes, out_shapes: Shapes, new_dtype: Any, **_: Any) -> Rule:
-    """Linear up to rounding unless it truncates to integers."""
-    return elementwise(in_shapes, out_shapes, 0.0, ((0,),) if issubdtype(new_dtype, inexact) else ())
+    """Linear up to rounding, unless it truncates to integers or to eight bits, too few to add up."""
+    sums = issubdtype(new_dtype, inexact) and dtype(new_dtype).itemsize > 1
+    return elementwise(in_shapes, out_shapes, 0.0, ((0,),) if sums else ())
 
 
 @register("bitcast_convert_type")
@@ -83,8 +94,14 @@ def bitcast_convert_type(in_shapes: Shapes, out_shapes: Shapes, **_: Any) -> Rul
     return labelled([operands], [results], in_shapes, out_shapes, fusible=True)
 
 
-@register("optimization_barrier", "device_put")
+@register("optimization_barrier", "device_put", "dce_sink")
 def each_alone(in_shapes: Shapes, out_shapes: Shapes, **_: Any) -> Rule:
     """Each result is its operand; nothing fuses across."""
     rows = [[(i, d) for d in range(len(shape))] for i, shape in enumerate(in_shapes)]
-    return labelled(rows, rows, in_shapes, out_shapes, linear=(tuple(range(len(rows))),))
+    return labelled(rows, rows[: len(out_shapes)], in_shapes, out_shapes, linear=(tuple(range(len(rows))),))
+
+
+@register("shard_alike")
+def shard_alike(in_shapes: Shapes, out_shapes: Shapes, **_: Any) -> Rule:
+    """The user's word that both operands are split alike: one factor for each dim of both."""
+    return elementwise(in_shapes, out_shapes, linear=((0, 1),))

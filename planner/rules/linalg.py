@@ -15,12 +15,15 @@ _MATRIX: dict[str, Work] = {
     "cholesky_update": lambda m, n: 2.0 * n**2,
     "eig": lambda m, n: 25.0 * n**3,
     "eigh": lambda m, n: 9.0 * n**3,
+    "geqp3": lambda m, n: 4.0 * max(m, n) * min(m, n) ** 2,
+    "geqrf": lambda m, n: 2.0 * max(m, n) * min(m, n) ** 2,
     "hessenberg": lambda m, n: 10 * n**3 / 3,
     "householder_product": lambda m, n: 4.0 * m * n**2,
     "lu": lambda m, n: max(m, n) * min(m, n) ** 2 - min(m, n) ** 3 / 3,
     "qr": lambda m, n: 4.0 * max(m, n) * min(m, n) ** 2,
     "schur": lambda m, n: 25.0 * n**3,
     "svd": lambda m, n: 22.0 * max(m, n) * min(m, n) ** 2,
+    "symmetric_product": lambda m, n: 2.0 * m**2 * n,
     "tridiagonal": lambda m, n: 4 * n**3 / 3,
 }
 """FLOPs for one m × n matrix, with vectors: Golub and Van Loan, Matrix Computations, 4th edition."""
@@ -58,6 +61,17 @@ def lu_pivots_to_permutation(in_shapes: Shapes, out_shapes: Shapes, **_: Any) ->
 def tridiagonal_solve(in_shapes: Shapes, out_shapes: Shapes, **_: Any) -> Rule:
     """Three diagonals and right-hand sides, by Thomas' algorithm."""
     return batched(in_shapes, out_shapes, 1, 8.0 * prod(in_shapes[3][-2:]), linear=((3,),))
+
+
+@register("ormqr")
+def ormqr(in_shapes: Shapes, out_shapes: Shapes, left: bool, **_: Any) -> Rule:
+    """Q times a matrix, from the reflectors of `geqrf`: the matrix's other dim is free."""
+    rank = len(in_shapes[0])
+    batch = list(range(rank - 2))
+    reflectors, taus = [*batch, Whole("row"), Whole("column")], [*batch, Whole("tau")]
+    moved = [*batch, *([Whole("row"), "side"] if left else ["side", Whole("row")])]
+    work = 4.0 * in_shapes[0][-2] * in_shapes[1][-1]
+    return labelled([reflectors, taus, moved], [moved], in_shapes, out_shapes, work=work, linear=((2,),))
 
 
 @register("triangular_solve")

@@ -38,3 +38,8 @@ def rule_for(
 def registered() -> tuple[str, ...]:
     """Names of all primitives that have a rule, sorted."""
     return tuple(sorted(_RULES))
+
+
+def family(name: str) -> str:
+    """The family of a primitive that has a rule: the module that registers it."""
+    return _RULES[name].__module__.rpartition(".")[2]

@@ -86,6 +86,14 @@ def stack(in_shapes: Shapes, out_shapes: Shapes, axis: int, **_: Any) -> Rule:
     return moved([row] * len(in_shapes), [result], in_shapes, out_shapes, fusible=False)
 
 
+@register("unstack")
+def unstack(in_shapes: Shapes, out_shapes: Shapes, axis: int, **_: Any) -> Rule:
+    """The dim that is taken apart is whole."""
+    row: list[Any] = list(range(len(out_shapes[0]) if out_shapes else len(in_shapes[0]) - 1))
+    operand = [*row[:axis], Whole("stack"), *row[axis:]]
+    return moved([operand], [row] * len(out_shapes), in_shapes, out_shapes)
+
+
 @register("split")
 def split(in_shapes: Shapes, out_shapes: Shapes, axis: int, **_: Any) -> Rule:
     """The dim that is cut is whole in the operand and in every result."""

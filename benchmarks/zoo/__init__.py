@@ -1,0 +1,1 @@
+"""Other people's models, as their users get them from PyPI, without weights."""
