@@ -1,6 +1,6 @@
 """Matmuls that run the collective beside them as a ring, for use inside of a `shard_map` (Wang et al., ASPLOS 2023).
 
-Each of the `n` steps multiplies the chunk that a device holds while the next one travels. Gathering `x` with `n = 2`,
+Each of the `n` steps multiplies one chunk while others travel, half of them each way around. Gathering `x` with `n = 2`,
 
     {x w. y = all_gather x; c = dot_general y w}
 
@@ -8,13 +8,18 @@ becomes
 
     {x w. p = ppermute x; a = dot_general x w; b = dot_general p w; c = a and b, each in its place}
 
+A compiler overlaps a permute with a product that neither waits for it nor makes it wait, and fuses an addition into the
+product before it. So sums that travel come from both sides and take turns: one travels while the other grows. What
+must not move up is tied to what precedes it by an `optimization_barrier`, by way of the offset of a chunk: tying an
+operand or a sum itself would make copies of it.
+
 Where a chunk lies depends on the device, so each step slices or updates at an offset that is only known when it runs.
 Gathering a contracted dim adds the chunks in another order on each device: the copies of the result are equal up to
-rounding, not bit by bit. Where chunks are added up, narrow floats are multiplied into float32, as inside of one plain
-matmul; the derivative of such a step multiplies a float32 cotangent, so differentiate a training step before fusing it.
+rounding, not bit by bit. Sums of chunks have the dtype of the result, as in a plain reduce-scatter: `n` roundings
+instead of one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,16 +51,9 @@ class _Dot:
     precision: Any
     dtype: Any
 
-    def __call__(self, parts: Sequence[jax.Array], dtype: Any) -> jax.Array:
-        lhs, rhs = parts
-        kinds = {"precision": self.precision, "preferred_element_type": dtype}
+    def __call__(self, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+        kinds = {"precision": self.precision, "preferred_element_type": self.dtype}
         return lax.dot_general(lhs, rhs, self.dimension_numbers, **kinds)
-
-    @property
-    def sum_dtype(self) -> Any:
-        """Dtype in which one plain matmul adds its products up."""
-        narrow = jnp.issubdtype(self.dtype, jnp.floating) and jnp.finfo(self.dtype).bits < 32
-        return jnp.float32 if narrow else self.dtype
 
 
 def all_gather_matmul(
@@ -89,16 +87,26 @@ def all_gather_matmul(
     *terms, out = loops(dimension_numbers, lhs.ndim, rhs.ndim)
     loop, operands = terms[operand][gather_dim], [lhs, rhs]
     size, n, me = operands[operand].shape[gather_dim], lax.axis_size(axis_name), lax.axis_index(axis_name)
-    dtype = dot.dtype if loop in out else dot.sum_dtype
     total = None
-    for step in range(n):
-        at = (me - step) % n * size
-        parts = [x if i == operand else _chunk(x, terms[i], loop, at, size) for i, x in enumerate(operands)]
-        if step + 1 < n:
-            operands[operand] = _to_next(operands[operand], axis_name)
-        total = _put(total, dot(parts, dtype), out, loop, at, n)
+    for device, chunk in _from_both_sides(operands[operand], me, n, axis_name):
+        at = device % n * size
+        parts = [chunk if i == operand else _chunk(x, terms[i], loop, at, size) for i, x in enumerate(operands)]
+        total = _put(total, dot(*parts), out, loop, at, n)
     assert total is not None
-    return total.astype(dot.dtype)
+    return total
+
+
+def _from_both_sides(x: jax.Array, me: jax.Array, n: int, axis_name: Axis) -> Iterator[tuple[jax.Array, jax.Array]]:
+    """The chunks of all devices with whose they are, the nearest first; each is on its way before the last is used."""
+    yield me, x
+    ahead = behind = x
+    for k in range(1, n):
+        if k % 2:
+            ahead = _sent(ahead, axis_name, 1)
+            yield me - (k + 1) // 2, ahead
+        else:
+            behind = _sent(behind, axis_name, -1)
+            yield me + k // 2, behind
 
 
 def _put(total: jax.Array | None, part: jax.Array, out: Loops, loop: int, at: jax.Array, n: int) -> jax.Array:
@@ -123,8 +131,6 @@ def matmul_reduce_scatter(
 ) -> jax.Array:
     """`dot_general` whose results are summed over a mesh axis, each device keeping one chunk of the sum.
 
-    The travelling sum has the dtype of the result, as in a plain reduce-scatter.
-
     Args:
         lhs: This device's lhs.
         rhs: This device's rhs.
@@ -146,21 +152,38 @@ def matmul_reduce_scatter(
     (whole, *_) = [x.shape[term.index(loop)] for x, term in zip((lhs, rhs), terms) if loop in term]
     if whole % n:
         raise ValueError(f"cannot scatter dim {scatter_dim} of size {whole} over {n} devices of axis {axis_name!r}")
-    total = None
-    for step in range(n):
-        at = (me - step - 1) % n * (whole // n)
-        parts = [_chunk(x, term, loop, at, whole // n) for x, term in zip((lhs, rhs), terms)]
-        part = dot(parts, dot.sum_dtype)
-        total = part if total is None else part + _to_next(total, axis_name).astype(part.dtype)
-        total = total.astype(dot.dtype)
-    assert total is not None
-    return total
+
+    def product(device: jax.Array) -> jax.Array:
+        at = device % n * (whole // n)
+        return dot(*(_chunk(x, term, loop, at, whole // n) for x, term in zip((lhs, rhs), terms)))
+
+    return _met(product, me, n, axis_name)
+
+
+def _met(product: Callable[[jax.Array], jax.Array], me: jax.Array, n: int, axis_name: Axis) -> jax.Array:
+    """The sum of all devices' `product(me)`: sums come from both sides and meet at `me`.
+
+    They take turns: one travels a step while the product is computed that joins the other.
+    """
+    arrived: dict[int, jax.Array | None] = {1: None, -1: None}
+    held = None
+    for k in range(n - 1, -1, -1):
+        way = 1 if k % 2 else -1
+        device = me + way * ((k + 1) // 2)
+        if held is not None:
+            device, held = lax.optimization_barrier((device, held))
+            arrived[-way] = _sent(held, axis_name, -way)
+        part, before = product(device), arrived[way]
+        if k:
+            held = part if before is None else part + before
+    own = lax.optimization_barrier(part)  # else the last to arrive holds it up
+    return sum((x for x in arrived.values() if x is not None), own)
 
 
 def _chunk(x: jax.Array, term: Loops, loop: int, at: jax.Array, size: int) -> jax.Array:
     return lax.dynamic_slice_in_dim(x, at, size, term.index(loop)) if loop in term else x
 
 
-def _to_next(x: jax.Array, axis_name: Axis) -> jax.Array:
+def _sent(x: jax.Array, axis_name: Axis, step: int) -> jax.Array:
     n = lax.axis_size(axis_name)
-    return lax.ppermute(x, axis_name, [(i, (i + 1) % n) for i in range(n)])
+    return lax.ppermute(x, axis_name, [(i, (i + step) % n) for i in range(n)])

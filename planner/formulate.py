@@ -207,10 +207,17 @@ class _Local:
     chip: Chip
 
     def work(self, s: Strategies) -> Array:
-        """Seconds of one trip without its launch."""
-        nbytes = moved_bytes(self.node, self.operands, self.kept, s)
-        dtype = compute_dtype(self.node, self.operands)
-        return self.model.compute(local_flops(self.node.rule, s, self.chip), nbytes, dtype)
+        """Seconds of one trip without its launch; of a ring as if it were one step."""
+        flops = local_flops(self.node.rule, s, self.chip)
+        return self.model.compute(flops, self.moved(_unringed(s)), compute_dtype(self.node, self.operands))
+
+    def moved(self, s: Strategies) -> Array:
+        """Bytes between HBM and the cores."""
+        return moved_bytes(self.node, self.operands, self.kept, s)
+
+
+def _unringed(s: Strategies) -> Strategies:
+    return replace(s, rings=np.full_like(s.rings, NO_RING))
 
 
 def _seconds(local: _Local, s: Strategies) -> tuple[Array, Array]:
@@ -221,9 +228,9 @@ def _seconds(local: _Local, s: Strategies) -> tuple[Array, Array]:
     if not ringed.any():
         return seconds + launch, seconds
     nbytes, mask = travelling_bytes(local.node, local.operands, s), np.where(ringed, s.rings[:, 2], 0)
-    alone = local.work(replace(s, rings=np.full_like(s.rings, NO_RING)))
-    apart = alone + launch + model.collective("all_gather", nbytes, mask)
-    return np.where(ringed, model.ring(seconds, nbytes, mask), seconds + launch), apart
+    again = np.maximum(local.moved(s) - local.moved(_unringed(s)), 0.0)
+    apart = local.work(_unringed(s)) + launch + model.collective("all_gather", nbytes, mask)
+    return np.where(ringed, model.ring(seconds, again, nbytes, mask), seconds + launch), apart
 
 
 def _worthwhile(s: Strategies, worth: float, seconds: Array, apart: Array) -> tuple[Strategies, Array]:

@@ -269,17 +269,18 @@ def test_the_graph_is_kept():
     assert len(f.links) == len(f.graph.edges) == len(f.problem.edges)
 
 
-def test_a_ring_costs_its_slower_side_each_step_and_the_last_step_alone():
-    """Four chunks of x travel while v works: three times the longer of both, and once the work."""
-    hardware, four = machine(flops=1e9, link=1e7), abstract_mesh(4)
+def test_a_ring_takes_turns_and_moves_its_sum_again():
+    """Four chunks of x go around, two each way; over a contracted dim the result is written 4 times and read 3 times."""
+    hardware, four = machine(flops=1e9, link=1e7, memory=1e9), abstract_mesh(4)
     f = formulated(lambda x, v: x @ v, array(16, 64), array(64, 32), mesh=four, machine=hardware)
     (dot,) = named(f.graph, "dot_general")
     s = f.strategies[dot]
-    work, send = 2 * 16 * 64 * 32 / 4 / 1e9, 4 * 16 * 64 / 1e7
-    gathered = [(0, 1, 1), (0, 0, 1)]  # chunks of the contracted dim, or of rows
-    found = [f.problem.cost[dot][i] for i in range(len(s)) if tuple(s.rings[i]) in gathered]
-    assert len(found) == 2
-    np.testing.assert_allclose(found, 3 * (send / 4 + 1e-7) + work / 4, rtol=1e-3)
+    (link,) = hardware.links(four)
+    send = 4 * 16 * 64 / 4 / (link.bandwidth / 2) + link.hop
+    for factor, again in ((1, 6 * 4 * 16 * 32 / 4), (0, 3 * 4 * 64 * 32 / 4)):
+        step = 2 * 16 * 64 * 32 / 4 / 4 / 1e9 + again / 4 / 1e9
+        found = [f.problem.cost[dot][i] for i in range(len(s)) if tuple(s.rings[i]) == (0, factor, 1)]
+        np.testing.assert_allclose(found, [4 * step + 2 * max(send - step, 0)], rtol=1e-3)
 
 
 def test_rings_that_do_not_pay_are_no_strategies():

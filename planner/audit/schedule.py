@@ -2,7 +2,7 @@
 
 Computation takes the compiler's own estimate in cycles, which contains reads and writes of HBM. Collectives have no
 estimate; a cost model prices them. One that is started and later waited for runs beside what stands between; those that
-share a mesh axis run one after the other. Copies that the compiler starts early read at the speed of HBM.
+share a mesh axis run one after the other, but for permutes in opposite directions. Copies that the compiler starts early read at the speed of HBM.
 
     from planner.audit.schedule import timer_of
     schedule = timer_of(mesh).schedule(compiled)
@@ -134,6 +134,11 @@ class Timer:
             self.prices.collective(move.kind, np.asarray(move.nbytes), np.asarray(self.mesh.mask(move.span.axes)))
         )
 
+    def lanes(self, move: Compiled) -> list[tuple[str, int]]:
+        """The mesh axes that a collective takes, and in which directions: a permute may leave one free."""
+        ways = self.wires.ways(move.groups) if self.wires and move.kind == "permute" else (1, -1)
+        return [(axis, way) for axis in move.span.axes for way in ways]
+
 
 def timer_of(mesh: Any, machine: str | Machine | None = None, prices: CostModel | None = None) -> Timer:
     """A timer for programs that are compiled for a mesh.
@@ -152,13 +157,13 @@ def timer_of(mesh: Any, machine: str | Machine | None = None, prices: CostModel 
 
 @dataclass
 class _Walk:
-    """One computation on its way. `busy` says until when the wires of a mesh axis are taken."""
+    """One computation on its way. `busy` says until when a direction of a mesh axis, or the memory, is taken."""
 
     timer: Timer
     module: Module
     unknown: list[str]
     now: float = 0.0
-    busy: dict[str, float] = field(default_factory=dict)
+    busy: dict[Any, float] = field(default_factory=dict)
     pending: dict[str, tuple[float, Span]] = field(default_factory=dict)
     chains: Mapping[str, str] = field(default_factory=dict)
 
@@ -207,8 +212,9 @@ class _Walk:
 
     def start(self, key: str, move: Compiled) -> None:
         seconds = self.timer.price(move)
-        end = max([self.now, *(self.busy.get(axis, 0.0) for axis in move.span.axes)]) + seconds
-        self.busy.update(dict.fromkeys(move.span.axes, end))
+        taken = self.timer.lanes(move)
+        end = max([self.now, *(self.busy.get(lane, 0.0) for lane in taken)]) + seconds
+        self.busy.update(dict.fromkeys(taken, end))
         self.pending[key] = end, Span(move.name, move.source, 1.0, hidden=seconds, collective=move)
 
     def finish(self, name: str) -> Span:

@@ -46,6 +46,11 @@ class Wires:
         loads = Counter(wire for walk in walks for wire in walk)
         return nbytes * max(loads.values(), default=0) / self.link + hops * self.hop + self.overhead
 
+    def ways(self, pairs: Array) -> frozenset[int]:
+        """The directions, 1 and -1, in which messages go along their torus axes: a wire carries both at once."""
+        places = [(tuple(self.places[a]), tuple(self.places[b])) for a, b in pairs.tolist()]
+        return frozenset(step for pair in places for _, _, step in self.walk(*pair))
+
     def walk(self, start: tuple[int, ...], stop: tuple[int, ...]) -> Iterator[Wire]:
         """The wires from place to place: where each begins, its torus axis and direction."""
         here = list(start)

@@ -29,8 +29,8 @@ class Groups:
         latency: Seconds for the farthest hop.
         gather: Bytes/s of an all_gather or reduce_scatter alone.
         gather_latency: Seconds for the farthest hop of those.
-        ring: Bytes/s to the next device in a ring through all of them.
-        ring_hop: Seconds to a neighbour.
+        ring: Bytes/s to each of both neighbours in a ring through all of them.
+        ring_hop: Seconds to the farthest neighbour.
         phases: Steps of each half of an all_reduce.
         gather_phases: Steps of an all_gather or reduce_scatter.
         exchange: Seconds per byte of an all_to_all.
@@ -80,9 +80,7 @@ def groups(links: Sequence[Link]) -> Groups:
 
 def _told_apart(link: Link, axis: int) -> Link:
     faster = 1 + SKEW * axis
-    return replace(
-        link, bandwidth=link.bandwidth * faster, ring=link.ring * faster, way=link.way * faster, hop=link.hop / faster
-    )
+    return replace(link, bandwidth=link.bandwidth * faster, ring=link.ring * faster, hop=link.hop / faster)
 
 
 def all_gather(nbytes: Numbers, group: Groups) -> Array:

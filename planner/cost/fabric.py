@@ -63,7 +63,6 @@ class Link:
         parts: The links that the axis is made of, where it is more than one.
         ring: Bytes/s, both directions, of a ring that runs through this and further torus axes, where a collective is
             one ring (`Fabric.one_ring`); 0 where all axes work at once.
-        way: Bytes/s to one neighbour; 0 where that is the whole bandwidth, as behind a switch.
     """
 
     size: float
@@ -76,7 +75,6 @@ class Link:
     outer: bool = False
     parts: tuple["Link", ...] = ()
     ring: float = 0.0
-    way: float = 0.0
 
     def wires(self) -> tuple["Link", ...]:
         """The links it is made of, without those that join nothing."""
@@ -126,13 +124,20 @@ def gather_latency(links: Sequence[Link]) -> float:
 
 
 def ring_bandwidth(links: Sequence[Link]) -> float:
-    """Bytes/s that a device sends to the next one in a ring through all devices: one way, over one wire."""
-    return min((link.way or link.bandwidth for link in links), default=inf)
+    """Bytes/s to each of both neighbours at once in a ring through all devices: every way has its share of a link.
+
+    On a row that does not close, what goes from its last device to the first passes all others on their way back.
+    """
+    return min((link.bandwidth / 2 for link in links), default=inf)
 
 
 def ring_hop(links: Sequence[Link]) -> float:
-    """Seconds to a neighbour in that ring."""
-    return max((link.hop for link in links), default=0.0)
+    """Seconds to the farthest neighbour in that ring: from the end of a row to the begin of the next."""
+    return sum(link.hop * (1 if _closes(link) else link.diameter) for link in links)
+
+
+def _closes(link: Link) -> bool:
+    return link.switched or link.diameter <= link.size // 2
 
 
 def phases(links: Sequence[Link]) -> int:

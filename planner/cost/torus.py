@@ -48,7 +48,7 @@ def _ring(fabric: Fabric, walk: Walk, whole: bool) -> Link:
     way = fabric.link * (walk.size / walk.extent)
     rate = (2 if closes else 1) * way
     ring = 2 * way if fabric.one_ring else 0.0
-    return Link(walk.size, rate, hops, fabric.hop, walk.size / 4, line=f"torus {walk.line}", ring=ring, way=way)
+    return Link(walk.size, rate, hops, fabric.hop, walk.size / 4, line=f"torus {walk.line}", ring=ring)
 
 
 def assumed_walks(near: Sequence[int], torus: int) -> list[tuple[Walk, ...]]:
