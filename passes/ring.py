@@ -1,6 +1,7 @@
 """Matmuls that run the collective beside them as a ring, for use inside of a `shard_map` (Wang et al., ASPLOS 2023).
 
-Each of the `n` steps multiplies one chunk while others travel, half of them each way around. Gathering `x` with `n = 2`,
+Each of the `n` steps multiplies one chunk while others travel, half of them each way around. Gathering `x` with
+`n = 2`,
 
     {x w. y = all_gather x; c = dot_general y w}
 

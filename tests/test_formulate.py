@@ -270,7 +270,7 @@ def test_the_graph_is_kept():
 
 
 def test_a_ring_takes_turns_and_moves_its_sum_again():
-    """Four chunks of x go around, two each way; over a contracted dim the result is written 4 times and read 3 times."""
+    """Four chunks of x go around, two each way; over a contracted dim the result is written 4 times, read 3 times."""
     hardware, four = machine(flops=1e9, link=1e7, memory=1e9), abstract_mesh(4)
     f = formulated(lambda x, v: x @ v, array(16, 64), array(64, 32), mesh=four, machine=hardware)
     (dot,) = named(f.graph, "dot_general")
