@@ -1,8 +1,8 @@
 """`python -m benchmarks.memory`: peak bytes as planned, with everything whole, beside what XLA allocates on one device.
 
-XLA's are the arguments, results and temporaries of the executable that `jax.jit` compiles for the CPU, with donated
-arguments counted once. `FRUGAL` has it schedule for memory, as it does on accelerators: on the CPU it would rather run
-as much as it can at once.
+XLA's are the arguments, results and temporaries of the planned program, compiled for one device of the CPU, with
+donated arguments counted once. `FRUGAL` has it schedule for memory, as it does on accelerators: on the CPU it would
+rather run as much as it can at once.
 """
 
 import os
@@ -14,12 +14,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.sharding import AbstractMesh
+from jax.sharding import AbstractMesh, AxisType
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.models import FAMILIES, Family
-from planner import make_plan
+from planner import autoshard, make_plan
 
 FRUGAL = "--xla_cpu_enable_concurrency_optimized_scheduler=false --xla_cpu_experimental_ynn_fusion_type="
 WHOLE = AbstractMesh((1,), ("x",))
@@ -47,8 +47,12 @@ class Case:
         return make_plan(self.fun, *self.args, memory_limit=float("inf"), **options).peak_bytes
 
     def compiled(self) -> float:
-        """Bytes that XLA allocates."""
-        found = jax.jit(self.fun, donate_argnums=self.donated).lower(*self.args).compile().memory_analysis()
+        """Bytes that XLA allocates for the planned program."""
+        alone = jax.make_mesh((1,), ("x",), axis_types=(AxisType.Auto,))
+        planned = autoshard(
+            self.fun, mesh=alone, machine="cpu", memory_limit=float("inf"), donate_argnums=self.donated or None
+        )
+        found = planned.lower(*self.args).compile().memory_analysis()
         if found is None:
             raise RuntimeError(f"this backend does not tell the memory of {self.name}: run on the CPU")
         kept = found.output_size_in_bytes - found.alias_size_in_bytes

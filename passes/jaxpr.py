@@ -120,7 +120,7 @@ def subjaxprs(eqn: JaxprEqn) -> list[tuple[str, Jaxpr]]:
 
 
 def is_plain(eqn: JaxprEqn) -> bool:
-    """Whether an equation is but its primitive on its operands: no effect, no body, no orders to a compiler."""
+    """Whether an equation is its primitive on its operands and no more: no effect, no body, no orders to a compiler."""
     return not (eqn.effects or subjaxprs(eqn) or eqn.ctx.compute_type or eqn.ctx.xla_metadata)
 
 

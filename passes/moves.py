@@ -10,7 +10,7 @@ becomes an all_reduce and a slice, so short leading dims borrow rows from the ot
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -178,10 +178,32 @@ class _Way:
 
 
 def move(x: jax.Array, have: Shard, want: Shard, sizes: Sizes, torus: Sizes | None = None) -> jax.Array:
-    """The shard in its new layout, inside of a `shard_map` over mesh axes of these sizes."""
-    for step in steps(have, want, torus):
+    """The shard in its new layout, inside of a `shard_map` over mesh axes of these sizes.
+
+    Where a dim is too small to be split by all axes that pass through it, the value is gathered whole on the way.
+    """
+    way = steps(have, want, torus)
+    if not _divides(x.shape, way, sizes):
+        whole = replace(have, dims=((),) * len(have.dims), open=want.open)
+        way = [*steps(have, whole, torus), *steps(whole, want, torus)]
+    for step in way:
         x = _MOVES[step.kind](x, step, sizes)
     return x
+
+
+def _divides(shape: Sequence[int], way: Sequence[Step], sizes: Sizes) -> bool:
+    """Whether every step splits only what its axes divide."""
+    local = list(shape)
+    for step in way:
+        split = [step.dim] * len(step.axes) if step.kind in ("slice", "reduce_scatter") else step.goal
+        joined = [step.dim] * len(step.axes) if step.kind == "all_gather" else step.source
+        for d, axis in zip(split, step.axes):
+            if local[d] % sizes[axis]:
+                return False
+            local[d] //= sizes[axis]
+        for d, axis in zip(joined, step.axes):
+            local[d] *= sizes[axis]
+    return True
 
 
 def _slice(x: jax.Array, step: Step, sizes: Sizes) -> jax.Array:

@@ -4,6 +4,7 @@ from planner import errors as errors
 from planner.adapt import functional as functional
 from planner.api import Planned as Planned
 from planner.api import autoshard as autoshard
+from planner.audit.account import audit as audit
 from planner.cost.hardware import PRESETS as PRESETS
 from planner.cost.hardware import Chip as Chip
 from planner.cost.hardware import Fabric as Fabric

@@ -15,7 +15,7 @@ from planner.notation import Notation
 from planner.order import RING, Ordered, dim_axes, operand_axes, result_axes
 from planner.plan import Body, Chain, Collective, Holder, Operation, Ring, Spec
 from planner.reshard import STEPS
-from planner.solve.problem import live_bytes
+from planner.solve.problem import held
 from planner.strategy import open_job
 from planner.work import travelling_bytes
 
@@ -138,7 +138,9 @@ def _closing(answer: Answer, port: Port, wanted: Spec) -> Chain:
     """An open sum is reduced first, scattered to where it is wanted, and only then moves on."""
     opened = answer.open_axes(port)
     summed = tuple((*have, *(axis for axis in want if axis in opened)) for have, want in zip(answer.spec(port), wanted))
-    return (wanted,) if summed == wanted else (summed, wanted)
+    mesh, shape = answer.formulation.mesh, answer.formulation.graph.aval(port).shape
+    divides = all(size % int(mesh.size[mesh.mask(axes)]) == 0 for size, axes in zip(shape, summed))
+    return (wanted,) if summed == wanted or not divides else (summed, wanted)
 
 
 def _loops(answer: Answer) -> Iterator[Operation]:
@@ -253,15 +255,15 @@ def _collective(answer: Answer, edge: Edge, kind: str, mask: int, nbytes: float,
 def holders(answer: Answer) -> tuple[float, tuple[Holder, ...]]:
     """Bytes of a chip at the peak, and what holds most of them."""
     problem, graph = answer.formulation.problem, answer.formulation.graph
-    live = max(problem.live, key=lambda now: live_bytes(problem, now, answer.choice))
-    found = [(float(problem.usage[n][answer.choice[n]]), _describe(graph.nodes[n])) for n in live.nodes]
+    nbytes = held(problem, answer.choice)
+    totals = problem.live.totals(nbytes)
+    live = problem.live.at(int(totals.argmax()))
+    found = [(float(nbytes[n]), _describe(graph.nodes[n])) for n in live.nodes]
     for i in live.edges:
-        edge, table = problem.edges[i], problem.edges[i].usage
-        if table is not None:
-            nbytes = float(table[edge.row[answer.choice[edge.u]], edge.col[answer.choice[edge.v]]])
-            found.append((nbytes, f"moved copy of {_describe(graph.nodes[edge.u])}"))
+        copied = float(nbytes[len(graph.nodes) + i])
+        found.append((copied, f"moved copy of {_describe(graph.nodes[problem.edges[i].u])}"))
     top = sorted((pair for pair in found if pair[0] > 0), key=lambda pair: (-pair[0], pair[1]))[:TOP]
-    return live_bytes(problem, live, answer.choice), tuple(Holder(name=name, nbytes=nbytes) for nbytes, name in top)
+    return float(totals.max()), tuple(Holder(name=name, nbytes=nbytes) for nbytes, name in top)
 
 
 def _describe(node: Node) -> str:

@@ -195,7 +195,7 @@ class Build:
 def aval_of(aval: Any) -> Aval:
     """Our aval from JAX's. A reference to a mutable array, or a token, is no array: nothing can lay it out."""
     if not isinstance(aval, ShapedArray):
-        return Aval((), str(getattr(aval, "dtype", "token")), 0)
+        return Aval((), str(getattr(aval, "dtype", "token")), 1)
     return Aval(tuple(aval.shape), str(aval.dtype), aval.dtype.itemsize)
 
 

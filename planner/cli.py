@@ -1,4 +1,4 @@
-"""The command `meshplan`: plan, explain, compare, machines, demo. Words in, plans and tables out."""
+"""The command `meshplan`: plan, explain, compare, audit, machines, demo. Words in, plans and tables out."""
 
 import inspect
 import os
@@ -94,6 +94,33 @@ def compare(
 ) -> None:
     """Show where two plan files differ."""
     print(report.compare(Plan.load(first), Plan.load(second), _width()))
+
+
+@app.command()
+def audit(
+    workload: Annotated[str, typer.Argument(metavar="FILE", help="A plan file, or MODULE:NAME of a workload.")],
+    of: Annotated[
+        str | None, typer.Option("--workload", help="MODULE:NAME of the function that a plan is for.")
+    ] = None,
+    topology: Annotated[str | None, typer.Option(help="Compile for these TPUs, such as v4:4x4x4 or v5e:4x8.")] = None,
+    mesh: Annotated[str | None, typer.Option(help="Axes of the mesh, such as x=16,y=4; a plan brings its own.")] = None,
+    donate: Annotated[list[str] | None, typer.Option(help="An argument that is donated, such as a cache.")] = None,
+    tolerance: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of bytes that may surprise.")] = 0.01,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the account as JSON, for CI.")] = False,
+) -> None:
+    """Compile a planned workload, or one with shardings of its own, and account for every collective and byte.
+
+    Exits with 1 on a surprise.
+    """
+    from planner.audit import command  # Compilers: nothing that other commands should load.
+
+    axes = None if mesh is None else parse_mesh(mesh)
+    with _live() as progress:
+        progress("compile", float("inf"), 0.0)
+        found = command.account(load_workload, workload, of, topology, axes, tuple(donate or ()), tolerance)
+    print(found.to_json() if as_json else command.show(found, _width()), end="" if as_json else "\n")
+    if not found.ok:
+        raise typer.Exit(1)
 
 
 @app.command()

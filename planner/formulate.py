@@ -83,8 +83,7 @@ def priced(
     usage = _usages(graph, strategies, held.stored, chip)
     cost = tuple(c + STORAGE * u / chip.hbm_bandwidth for c, u in zip(work, usage))
     edges = tuple(_edge(graph, i, link, held, chip, mesh) for i, link in enumerate(links))
-    live = tuple(integer.Live(now.nodes, now.edges, now.label) for now in held.live)
-    return Formulation(graph, mesh, strategies, links, integer.Problem(cost, edges, usage, live, limit))
+    return Formulation(graph, mesh, strategies, links, integer.Problem(cost, edges, usage, held.live, limit))
 
 
 def _strategies(graph: Graph, mesh: MeshShape) -> Sequence[Strategies]:

@@ -8,19 +8,13 @@ follow from program order; only maximal ones are kept.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from planner.graph import Edge, Graph, Node, Port
 from planner.handover import Handovers, handovers
 from planner.reads import Reads, end_of, ports, reads_of
+from planner.solve import Spans
 from planner.work import is_matmul
-
-
-@dataclass(frozen=True)
-class Live:
-    """Nodes and edges whose buffers exist at one moment, at the source line `label`."""
-
-    nodes: tuple[int, ...]
-    edges: tuple[int, ...]
-    label: str
 
 
 @dataclass(frozen=True)
@@ -30,24 +24,21 @@ class Buffers:
     Attributes:
         stored: Ports whose value lies in HBM.
         widened: Nodes that convert a stored value to a wider type for a matmul, which does so while it reads it.
-        live: The maximal live sets, in program order.
+        live: What is held when; load `n` is node `n`, load `nodes + e` edge `e`. A moment is one where something starts
+            and, before anything else does, something ends: the live sets of others are parts of these.
         handed: Edges along which a buffer is handed over: where layouts differ, the source's bytes count as well.
         copied: Edges whose value is copied in any case.
     """
 
     stored: frozenset[Port]
-    live: tuple[Live, ...]
+    live: Spans
     widened: frozenset[int] = frozenset()
     handed: frozenset[int] = frozenset()
     copied: frozenset[int] = frozenset()
 
 
-@dataclass(frozen=True, order=True)
-class _Interval:
-    start: int
-    stop: int
-    edge: bool
-    index: int
+Interval = tuple[int, int, int]
+"""First time, last time, load."""
 
 
 def buffers(graph: Graph) -> Buffers:
@@ -62,7 +53,7 @@ def buffers(graph: Graph) -> Buffers:
     shared = handovers(graph, reads)
     intervals = [*_held(graph, stored, shared), *_copies(graph, reads, stored, shared)]
     handed, copied = frozenset(shared.edges), frozenset(shared.copied) - frozenset(shared.edges)
-    return Buffers(stored, tuple(_maximal(graph, sorted(intervals))), widened, handed, copied)
+    return Buffers(stored, _maximal(graph, intervals), widened, handed, copied)
 
 
 def _stored(graph: Graph, node: Node, readers: Sequence[Edge]) -> bool:
@@ -86,19 +77,19 @@ def _widens(graph: Graph, edge: Edge, readers: Mapping[Port, Sequence[Edge]]) ->
     return wider and reader.role == "op" and is_matmul(reader.rule)
 
 
-def _held(graph: Graph, stored: frozenset[Port], shared: Handovers) -> Iterator[_Interval]:
+def _held(graph: Graph, stored: frozenset[Port], shared: Handovers) -> Iterator[Interval]:
     """Arguments stay to the end, everything else until nobody reads it, or someone takes its buffer over."""
     last = end_of(graph)
     for n, node in enumerate(graph.nodes):
         start, stop = (0, last) if node.role == "input" else (node.time, shared.stops[n])
         if n not in shared.residents and start <= stop and any(port in stored for port in ports(n, node)):
-            yield _Interval(start, stop, False, n)
+            yield start, stop, n
 
 
-def _copies(graph: Graph, reads: Reads, stored: frozenset[Port], shared: Handovers) -> Iterator[_Interval]:
+def _copies(graph: Graph, reads: Reads, stored: frozenset[Port], shared: Handovers) -> Iterator[Interval]:
     for i, edge in enumerate(graph.edges):
         start, stop = shared.edges.get(i) or shared.copied.get(i) or _copy(graph, edge, reads, stored)
-        yield _Interval(start, stop, True, i)
+        yield start, stop, len(graph.nodes) + i
 
 
 def _copy(graph: Graph, edge: Edge, reads: Reads, stored: frozenset[Port]) -> tuple[int, int]:
@@ -114,13 +105,18 @@ def _copy(graph: Graph, edge: Edge, reads: Reads, stored: frozenset[Port]) -> tu
     return target.time, max([target.time, target.end, *later])
 
 
-def _maximal(graph: Graph, intervals: Sequence[_Interval]) -> Iterator[Live]:
-    """A live set is maximal where something starts and, before anything else does, something ends."""
+def _maximal(graph: Graph, intervals: Sequence[Interval]) -> Spans:
+    """The spans of all loads over the maximal live sets."""
+    first, last, load = np.array(sorted(intervals, key=lambda i: i[2]), np.intp).reshape(-1, 3).T
     labels = {node.time: node.source for node in graph.nodes if node.source}
-    starts = sorted({i.start for i in intervals})
-    for start, following in zip(starts, [*starts[1:], float("inf")]):
-        now = [i for i in intervals if i.start <= start <= i.stop]
-        if any(i.stop < following for i in now):
-            yield Live(
-                tuple(i.index for i in now if not i.edge), tuple(i.index for i in now if i.edge), labels.get(start, "")
-            )
+    starts = np.unique(first)
+    ends = np.searchsorted(starts, last, side="right")
+    something_ends = np.zeros(len(starts) + 1, bool)
+    something_ends[ends] = True
+    kept = something_ends[1:]
+    moment = np.concatenate([[0], kept.cumsum()])
+    start, stop = moment[np.searchsorted(starts, first)], moment[ends]
+    some = start < stop
+    return Spans(
+        len(graph.nodes), load[some], start[some], stop[some], tuple(labels.get(t, "") for t in starts[kept].tolist())
+    )

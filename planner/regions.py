@@ -12,9 +12,8 @@ from itertools import pairwise
 from math import prod
 from typing import Any
 
-from jax.sharding import Sharding
-
 from passes import jaxpr
+from passes.collective_matmul import Site, on_shards
 from passes.jaxpr import Path
 from passes.moves import Shard, nearest, steps
 from passes.region import Local, Region
@@ -25,6 +24,7 @@ from planner.rules.local import local_params
 from planner.trace import Program
 
 IDENTITIES = ("sharding_constraint", "reshard")
+LAYOUTS = ("sharding", "out_sharding")
 
 
 def regions_of(program: Program, plan: Plan, mesh: Any) -> dict[Path, Region]:
@@ -32,9 +32,9 @@ def regions_of(program: Program, plan: Plan, mesh: Any) -> dict[Path, Region]:
     found: dict[Path, Region] = {}
     walks = torus_spans(mesh)
     torus = {} if walks is None else {name: len(walk) for name, walk in zip(mesh.axis_names, walks)}
-    operations = {jaxpr.parse(op.path): op for op in plan.operations}
+    operations, sites = {jaxpr.parse(op.path): op for op in plan.operations}, plan.rings()
     for path, body in _bodies(program.closed):
-        found |= _Body(path, body, plan, operations).regions()
+        found |= _Body(path, body, plan, operations, sites).regions()
     return {path: replace(region, torus=torus) for path, region in found.items()}
 
 
@@ -53,15 +53,20 @@ def local_of(eqn: Any, operation: Operation, mesh: Mapping[str, int]) -> Local |
     if any(operation.splits[f] for f in rule.positional):
         return None
     ways = {f: prod(mesh[axis] for axis in axes) for f, axes in enumerate(operation.splits) if axes}
-    params = None if name in IDENTITIES else _without_shardings(local_params(rule, eqn.params, ways))
+    whole = {k: None if k in LAYOUTS else v for k, v in eqn.params.items()}
+    params = None if name in IDENTITIES else local_params(rule, whole, ways)
     operands = tuple(_operand(rule, operation, i, v) for i, v in enumerate(eqn.invars))
     results = tuple(_results(rule, operation, r) for r in range(len(eqn.outvars)))
     return Local(operands, results, params)
 
 
-def _without_shardings(params: Mapping[str, Any]) -> Mapping[str, Any]:
-    """On shards a broadcast has no sharding, not even the one without axes that some derivatives are traced with."""
-    return {name: None if isinstance(value, Sharding) else value for name, value in params.items()}
+def ring_of(path: Path, eqn: Any, operation: Operation, site: Site) -> Local | None:
+    """What one device does for a matmul that runs a collective; None where it cannot do so alone."""
+    ring = operation.ring
+    if ring is None or not jaxpr.is_plain(eqn):
+        return None
+    made = Shard(ring.out, frozenset(ring.opened))
+    return Local((Shard(ring.lhs), Shard(ring.rhs)), (_through(made, operation, 0),), None, on_shards(path, eqn, site))
 
 
 def _operand(rule: Rule, operation: Operation, i: int, v: Any) -> Shard | None:
@@ -78,6 +83,10 @@ def _results(rule: Rule, operation: Operation, r: int) -> tuple[Shard, ...]:
     axes = {axis for f in partial for axis in operation.splits[f]} | set(operation.through)
     how = rule.reduced[partial[0]] if partial else "sum"
     made = Shard(_dims(rule.results[r], operation), frozenset(axes), how)
+    return _through(made, operation, r)
+
+
+def _through(made: Shard, operation: Operation, r: int) -> tuple[Shard, ...]:
     return made, *(shard for spec in operation.results[r] if (shard := Shard(spec)) != made)
 
 
@@ -93,6 +102,7 @@ class _Body:
     jaxpr: Any
     plan: Plan
     operations: Mapping[Path, Operation]
+    sites: Mapping[Path, Site]
     known: dict[Any, Shard] = field(default_factory=dict)
 
     def regions(self) -> dict[Path, Region]:
@@ -117,8 +127,10 @@ class _Body:
 
     def _local(self, i: int, eqn: Any) -> Local | None:
         operation = self.operations.get((*self.path, i))
-        if operation is None or operation.ring or (not operation.splits and operation.primitive == "loop"):
+        if operation is None or (not operation.splits and operation.primitive == "loop"):
             return None
+        if operation.ring:
+            return ring_of((*self.path, i), eqn, operation, self.sites[*self.path, i])
         return local_of(eqn, operation, self.plan.mesh)
 
     def remember(self, i: int) -> None:
@@ -183,7 +195,7 @@ class _Run:
                 self.read(v, shard)
         for v, way in zip(eqn.outvars, local.results):
             self.known[v] = list(reversed(way))
-            self.moves += sum(_collectives(*pair) for pair in pairwise(way))
+            self.moves += sum(_collectives(*pair) for pair in pairwise(way)) + (local.instead is not None)
         self.equations.append(local)
         self.stop += 1
 

@@ -159,7 +159,9 @@ def programs(max_equations: int = 8) -> "SearchStrategy[RandomProgram]":
 
     Their dims are 4, 8 or 16, so that mesh axes divide them often; their values stay near one. They are made of
     einsums, elementwise operations, reductions, softmaxes, reshapes, transposes, broadcasts, concatenations, slices,
-    gathers, `lax.scan` over layers, `jax.checkpoint` and `lax.cond`.
+    gathers, `lax.scan` over layers, `jax.checkpoint` and `lax.cond` (`planner.moves`), and of convolutions, pooling,
+    scatters, updates in place, cumulative operations, sorts, padding, random bits, linear algebra, while loops,
+    `lax.switch` and functions with derivatives of their own (`planner.rare_moves`).
 
     Args:
         max_equations: The most operations in one; a softmax or a whole scan counts as one.

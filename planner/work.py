@@ -100,12 +100,15 @@ def _passes(strategies: Strategies, place: int) -> Array:
 
 
 def travelling_bytes(node: Node, operands: Mapping[int, tuple[Aval, bool]], strategies: Strategies) -> Array:
-    """Bytes of one device's whole copy of what a ring gathers or scatters: shape [k], 0 without a ring."""
+    """Bytes of one device's whole copy of what a ring gathers or scatters: shape [k], 0 without a ring.
+
+    A narrow weight travels as wide as it is multiplied.
+    """
     total = np.zeros(len(strategies))
     for place in range(len(node.rule.operands) + 1):
         layouts = strategies.operand(place) if place < len(node.rule.operands) else strategies.result(0)
         aval = operands[place][0] if place in operands else node.avals[0]
-        nbytes = aval.itemsize * shard_elements(aval.shape, layouts, strategies.mesh).prod(1)
+        nbytes = np.dtype(aval.dtype).itemsize * shard_elements(aval.shape, layouts, strategies.mesh).prod(1)
         total += np.where(strategies.rings[:, 0] == place, nbytes * ring_steps(strategies), 0.0)
     return total
 

@@ -55,7 +55,8 @@ class Apart(Roofline):
         return np.full(np.shape(work), np.inf)
 
 
-def apart(mesh: AbstractMesh, machine: Machine = PLAIN) -> Apart:
+def apart(mesh: AbstractMesh, machine: Machine | str = PLAIN) -> Apart:
+    machine = PRESETS[machine] if isinstance(machine, str) else machine
     return Apart(machine.chip, groups(machine.links(mesh)))
 
 

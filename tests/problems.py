@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 
-from planner.solve.problem import Edge, Live, Problem, evaluate, peak
+from planner.solve.problem import Edge, Live, Problem, evaluate, peak, spans
 
 
 def tiny(seed: int, memory: bool = False, infinite: float = 0.15, tightness: float = 0.5) -> Problem:
@@ -19,7 +19,7 @@ def tiny(seed: int, memory: bool = False, infinite: float = 0.15, tightness: flo
     usage = [rng.integers(0, 9, k).astype(float) * memory for k in sizes]
     pairs = [rng.choice(len(sizes), 2, replace=False) for _ in range(rng.integers(1, 10))]
     edges = tuple(_edge(rng, int(u), int(v), sizes, infinite, memory) for u, v in pairs)
-    live = tuple(_live(rng, len(sizes), len(edges)) for _ in range(rng.integers(1, 5) if memory else 0))
+    live = spans((_live(rng, len(sizes), len(edges)) for _ in range(rng.integers(1, 5) if memory else 0)), len(sizes))
     problem = Problem(tuple(cost), edges, tuple(usage), live)
     if not memory:
         return problem
@@ -159,7 +159,7 @@ class _Build:
             h = self.unary([x], d)
             up, gate = self.matmul(h, d, 4 * d), self.matmul(h, d, 4 * d)
             x = self.unary([x, self.matmul(self.unary([up, gate], 4 * d), 4 * d, d)], d)
-        return Problem(tuple(self.cost), tuple(self.edges), tuple(self.usage), self.lives())
+        return Problem(tuple(self.cost), tuple(self.edges), tuple(self.usage), spans(self.lives(), len(self.cost)))
 
     def lives(self):
         """Weights always; activations from birth to last use; an edge's gathered copy while its user runs."""

@@ -309,6 +309,7 @@ CONV = [
     Sample("patches", conv(2, "VALID"), (IMAGE, floats(2, 2, 4, 8))),
     Sample("patches of all", conv(8, "VALID"), (IMAGE, floats(8, 8, 4, 8))),
     Sample("grouped conv", conv(feature_group_count=4), (floats(4, 4, 4, 16), floats(3, 3, 4, 8))),
+    Sample("pointwise groups", conv(feature_group_count=4), (floats(4, 4, 4, 16), floats(1, 1, 4, 8))),
     Sample("depthwise conv", conv(feature_group_count=8), (floats(4, 4, 4, 8), floats(3, 3, 1, 16))),
     Sample("batch groups", conv(batch_group_count=4), (floats(8, 4, 4, 4), floats(3, 3, 4, 8))),
     Sample("dilated conv", conv(rhs_dilation=(2, 2)), (IMAGE, KERNEL)),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from problems import brute, tiny
 
-from planner.solve import Live, Problem, evaluate, peak
+from planner.solve import Live, Problem, evaluate, peak, spans
 from planner.solve.branch import minimise_within, split
 from planner.solve.free import Best, Effort
 from planner.solve.memory import Memory
@@ -17,13 +17,13 @@ def knapsack() -> Problem:
     held = [3.0, 5.0, 7.0, 11.0, 13.0]
     cost = tuple(np.array([0.0, 1.0 + b * 0.9 + 0.1 * i]) for i, b in enumerate(held))
     usage = tuple(np.array([b, 0.0]) for b in held)
-    return Problem(cost, (), usage, (Live(tuple(range(5)), ()),), 20.0)
+    return Problem(cost, (), usage, spans([Live(tuple(range(5)), ())], 5), 20.0)
 
 
 def pricing(problem: Problem) -> Pricing:
     memory = Memory(problem)
     best = Best(lambda x: evaluate(problem, x) if peak(problem, x) <= problem.limit else np.inf)
-    found = Pricing(network(problem, memory.member), memory, best, lambda x: evaluate(problem, x), Labour(1e9))
+    found = Pricing(network(problem, memory), memory, best, lambda x: evaluate(problem, x), Labour(1e9))
     found.add(tuple(0 for _ in problem.cost))
     return found
 

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import choices, tiny
 
-from planner.solve import Live, Problem, evaluate, peak
+from planner.solve import Live, Problem, evaluate, peak, spans
 from planner.solve.fitting import fit, most
 from planner.solve.memory import Memory
 from planner.solve.network import Impossible, network
@@ -13,11 +13,11 @@ from planner.solve.network import Impossible, network
 def weights(limit: float) -> Problem:
     """Two nodes that hold 1, 4 or 9 bytes, at one moment."""
     held = np.array([1.0, 4.0, 9.0])
-    return Problem((9 - held, 9 - held), (), (held, held), (Live((0, 1), ()),), limit)
+    return Problem((9 - held, 9 - held), (), (held, held), spans([Live((0, 1), ())], 2), limit)
 
 
 def whole(problem: Problem):
-    return network(problem, Memory(problem).member)
+    return network(problem, Memory(problem))
 
 
 @settings(deadline=None)

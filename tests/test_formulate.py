@@ -189,7 +189,7 @@ def test_a_stack_gathered_before_its_loop_takes_all_of_its_memory():
         for c, target in enumerate(targets):
             gathered = bits(source) != bits(target) and any(source) and not any(target)
             assert table[r, c] == 4 * steps * n * n or not gathered
-    assert any(i in live.edges and named(some, "dot_general")[0] in live.nodes for live in problem.live)
+    assert any(i in live.edges and named(some, "dot_general")[0] in live.nodes for live in problem.live.sets)
 
 
 def test_branch_results_do_not_hide_the_memory_of_an_argument():

@@ -35,6 +35,7 @@ def grid(*axes: int) -> np.ndarray:
 )
 def test_notations(text, axes):
     found = groups_of(f", {text}", 16)
+    assert found is not None
     assert sorted(map(sorted, found.tolist())) == sorted(map(sorted, grid(*axes).tolist()))
 
 

@@ -10,7 +10,7 @@ from planner.liveness import buffers
 
 def sets(some):
     """Nodes that are held together, where no other moment holds them all."""
-    found = [set(live.nodes) for live in buffers(some).live]
+    found = [set(live.nodes) for live in buffers(some).live.sets]
     return [s for s in found if not any(s < other for other in found)]
 
 
@@ -45,7 +45,7 @@ def test_elementwise_chains_hold_nothing_in_between():
     )
     found = buffers(fused)
     assert found.stored == {Port(0), Port(2), Port(3)}  # only what the matmul reads
-    assert all(1 not in live.nodes for live in found.live)
+    assert all(1 not in live.nodes for live in found.live.sets)
 
 
 def test_a_fusible_value_that_goes_out_is_stored():
@@ -89,7 +89,7 @@ def test_a_narrow_weight_lives_until_the_matmul_has_read_it():
     some = graph(fun, array(8, 8), array(8, 8, dtype=jnp.int8))
     *_, dot = named(some, "dot_general")
     (narrow,) = named(some, "sort")
-    now, *_ = [live.nodes for live in buffers(some).live if dot in live.nodes]
+    now, *_ = [live.nodes for live in buffers(some).live.sets if dot in live.nodes]
     assert narrow in now
 
 
@@ -102,7 +102,7 @@ def looped(role):
 @pytest.mark.parametrize("role", ["const", "slice"])
 def test_what_a_loop_reads_lives_until_its_end(role):
     """Also the copy that a reshard makes before the loop, though a step reads it early: the next one will again."""
-    live = buffers(looped(role)).live
+    live = buffers(looped(role)).live.sets
     times = {3: {2}, 5: {2, 3}, 7: {3, 4}}
     for time, ops in times.items():
         (now,) = [s for s in live if s.label == f"line {time}"]
@@ -112,7 +112,7 @@ def test_what_a_loop_reads_lives_until_its_end(role):
 
 def test_only_maximal_sets_are_kept():
     some = graph(lambda x, w: jnp.tanh(jnp.tanh(x @ w) @ w) @ w, array(8, 8), array(8, 8))
-    found = [set(s.nodes) | {-1 - e for e in s.edges} for s in buffers(some).live]
+    found = [set(s.nodes) | {-1 - e for e in s.edges} for s in buffers(some).live.sets]
     assert not any(a < b for a in found for b in found)
     assert len(found) > 1
 
@@ -120,7 +120,7 @@ def test_only_maximal_sets_are_kept():
 def test_every_stored_value_lives_somewhere():
     some = graph(lambda x, w: jnp.tanh(jnp.tanh(x @ w) @ w) @ w, array(8, 8), array(8, 8))
     found = buffers(some)
-    assert {p.node for p in found.stored} == {n for s in found.live for n in s.nodes}
+    assert {p.node for p in found.stored} == {n for s in found.live.sets for n in s.nodes}
 
 
 def test_the_residuals_of_a_scan_are_held_as_stacks():
@@ -133,11 +133,11 @@ def test_the_residuals_of_a_scan_are_held_as_stacks():
     stacks = [n for n in of_role(some, "stack") if some.nodes[n].avals[0].shape[0] == 5]
     assert stacks
     cuts = of_role(some, "slice")
-    backward = [live for live in buffers(some).live if set(cuts) & set(live.nodes)]
+    backward = [live for live in buffers(some).live.sets if set(cuts) & set(live.nodes)]
     read = {e.source.node for e in some.edges if e.target in cuts}
     assert any(read & set(stacks) & set(live.nodes) for live in backward)
 
 
 def test_live_sets_name_their_source_line():
     some = graph(lambda x, w: x @ w, array(8, 8), array(8, 8))
-    assert any("test_liveness.py:" in live.label for live in buffers(some).live)
+    assert any("test_liveness.py:" in live.label for live in buffers(some).live.sets)

@@ -5,7 +5,7 @@ import itertools
 import jax
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from jax.sharding import PartitionSpec
 from programs import mesh
@@ -36,6 +36,20 @@ def test_any_layout_to_any_other(have, want):
 
     moved = jax.shard_map(local, mesh=MESH, in_specs=have.spec, out_specs=want.spec, check_vma=False)
     np.testing.assert_allclose(np.asarray(jax.jit(moved)(X)), X)
+
+
+@settings(max_examples=60)
+@given(layouts(opened=True), layouts())
+def test_where_dims_are_too_small_for_all_axes_on_the_way_the_value_is_gathered(have, want):
+    """A dim of 4 can be split by two axes of 2, and an exchange may want a third there meanwhile."""
+    small = X[:4, :4]
+    assume(all(len(axes) <= 2 for shard in (have, want) for axes in shard.dims))
+
+    def local(x):
+        return move(x / np.prod([SIZES[a] for a in have.open], dtype=np.float32), have, want, SIZES)
+
+    moved = jax.shard_map(local, mesh=MESH, in_specs=have.spec, out_specs=want.spec, check_vma=False)
+    np.testing.assert_allclose(np.asarray(jax.jit(moved)(small)), small)
 
 
 @given(layouts(opened=True), layouts())

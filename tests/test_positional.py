@@ -13,7 +13,7 @@ from samples import SAMPLES, Sample
 from planner.rules import Rule
 from planner.rules.local import combines, local_params, on_shards, spec_of
 
-NOT_TOLD = ("random_bits", "random_split")
+NOT_TOLD = ("random_bits", "random_gamma", "random_split")
 """Their bits come from counters that no public API can start anywhere but at zero."""
 
 

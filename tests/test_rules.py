@@ -178,6 +178,11 @@ FLOPS = {
         "conv_general_dilated",
         2 * 2 * 64 * 9 * 8,
     ),
+    "pointwise groups": (
+        lambda: conv(feature_group_count=4)(jnp.ones((2, 8, 8, 4)), jnp.ones((1, 1, 1, 8))),
+        "conv_general_dilated",
+        2 * 2 * 64 * 8,
+    ),
     "cholesky": (lambda: jax.lax.linalg.cholesky(jnp.eye(6)[None]), "cholesky", 72),
     "update": (lambda: jnp.ones((16, 8)).at[jnp.arange(4)].add(1.0), "scatter-add", 32),
     "sort": (lambda: jnp.sort(jnp.ones((2, 8))), "sort", 48),
@@ -206,6 +211,13 @@ def test_factors_of_a_matmul() -> None:
 def test_only_the_major_part_of_a_merged_dim_is_split() -> None:
     rule = rule_of(lambda x: x.reshape(32, 8), floats(4, 8, 8))
     assert rule.results[0] == ((0, 1), (2,)) and rule.splittable() == (0, 2)
+
+
+def test_groups_of_a_pointwise_convolution_are_whole() -> None:
+    """jaxlib 0.10.2 on CPU gives wrong results where it splits them; wider windows are right."""
+    wide, point = (conv(feature_group_count=4), floats(4, 4, 4, 16), floats(3, 3, 4, 8)), floats(1, 1, 4, 8)
+    assert len(rule_of(*wide).splittable()) == 2
+    assert len(rule_of(*wide[:2], point).splittable()) == 3  # the batch, and two dims that windows of one tile
 
 
 def test_an_update_in_place_touches_only_the_update() -> None:

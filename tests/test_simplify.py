@@ -1,17 +1,20 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from problems import brute, choices, tiny
 
-from planner.solve import Edge, Problem, evaluate
+from planner.solve import Edge, Live, Problem, evaluate, spans
+from planner.solve.eliminate import eliminate
 from planner.solve.memory import Memory
 from planner.solve.network import Impossible, network
-from planner.solve.simplify import consistent, eliminate, merge, settle, simplify, undominated
+from planner.solve.simplify import consistent, merge, simplify, undominated
 
 
 def plain(problem):
-    return network(problem, np.zeros((0, len(problem.cost) + len(problem.edges))))
+    return network(problem)
 
 
 def best_left(net, problem):
@@ -71,21 +74,24 @@ def test_bytes_of_what_is_left_are_bytes_of_the_lift(seed):
     problem = tiny(seed, memory=True, infinite=0.1)
     memory = Memory(problem)
     try:
-        net = simplify(network(problem, memory.member))
+        net = simplify(network(problem, memory))
     except Impossible:
         assert not finite(problem)
         return
     choice = {n: len(cost) - 1 for n, cost in net.unary.items()}
-    assert np.allclose(memory.rows(net.lift(choice)), rows(net, choice))
+    assert np.allclose(memory.used(net.lift(choice)), rows(net, choice))
 
 
 def rows(net, choice):
-    total = net.base.copy()
+    held = np.zeros(len(net.still))
     for n, s in choice.items():
-        total = total + sum(net.member[:, i] * held[s] for i, held in net.loads[n].items())
-    for u, v, t in net.pairs():
-        total = total + sum(net.member[:, i] * h[t.row[choice[u]], t.col[choice[v]]] for i, h in t.loads.items())
-    return total
+        for i, b in net.loads[n].items():
+            held[i] = b[s]
+    for (u, v), ids in net.cargo.items():
+        t = net.near[u][v]
+        for i, b in zip(ids, t.held):
+            held[i] = b[t.row[choice[u]], t.col[choice[v]]]
+    return net.totals(held)
 
 
 @given(seed=st.integers(0, 10_000))
@@ -94,11 +100,11 @@ def test_simplify_with_memory_keeps_the_best_choice_that_fits(seed):
     excess, seconds = brute(problem)
     if excess or np.isinf(seconds):
         return
-    net, memory = network(problem, Memory(problem).member), Memory(problem)
+    net, memory = network(problem, Memory(problem)), Memory(problem)
     simplify(net)
     nodes = sorted(net.unary)
     lifted = [net.lift(dict(zip(nodes, o))) for o in np.ndindex(*(len(net.unary[n]) for n in nodes))]
-    fitting = [evaluate(problem, full) for full in lifted if (memory.rows(full) <= problem.limit).all()]
+    fitting = [evaluate(problem, full) for full in lifted if (memory.used(full) <= problem.limit).all()]
     assert min(fitting) == pytest.approx(seconds)
 
 
@@ -128,20 +134,30 @@ def test_a_function_edge_is_merged_and_carries_the_bytes():
     equal = np.where(np.eye(3) > 0, 0.0, np.inf)
     pick = np.arange(3)
     edges = (Edge(0, 1, pick, pick, equal), *(Edge(1, m, pick, pick, np.ones((3, 3))) for m in (2, 3, 4)))
-    problem = Problem((np.arange(3.0),) * 5, edges, (np.arange(3.0),) * 5)
-    net = network(problem, np.ones((1, 9)))
-    assert merge(net, 1) and 1 not in net.unary
-    assert sorted(net.near[0]) == [2, 3, 4] and sorted(net.loads[0]) == [0, 1]
-    assert net.lift({0: 2, 2: 0, 3: 0, 4: 0}) == (2, 2, 0, 0, 0)
+    always = spans([Live(tuple(range(5)), ())], 5)
+    problem = Problem((np.arange(3.0),) * 5, edges, (np.arange(3.0),) * 5, always, limit=9.0)
+    net = network(problem, Memory(problem))
+    assert merge(net, 0) and 0 not in net.unary
+    assert sorted(net.near[1]) == [2, 3, 4]
+    assert [*net.loads[1]] == [1] and net.roots()[:5].tolist() == [1, 1, 2, 3, 4]
+    assert net.lift({1: 2, 2: 0, 3: 0, 4: 0}) == (2, 2, 0, 0, 0)
 
 
 def test_a_node_with_varying_bytes_is_not_minimised_out_until_they_settle():
     problem = chain(2, 2)
-    problem = Problem(problem.cost, problem.edges, (np.array([1.0, 2.0]), np.array([3.0, 3.0])))
-    net = network(problem, np.ones((1, 3)))
+    problem = replace(problem, usage=(np.array([1.0, 2.0]), np.array([3.0, 3.0])), limit=4.0)
+    problem = replace(problem, live=spans([Live((0, 1), ())], 2), cost=(np.array([9.0, 0.0]), problem.cost[1]))
+    net = network(problem, Memory(problem))
     assert not eliminate(net, 0)
-    settle(net, 1)
-    assert eliminate(net, 1) and net.base[0] == 3.0
+    assert eliminate(net, 1) and net.totals(np.zeros(4)).tolist() == [3.0]
+
+
+def test_a_leaf_goes_where_the_cheapest_holds_the_least():
+    problem = chain(2, 2)
+    usage, cost = (np.array([1.0, 2.0]), np.array([0.0, 0.0])), (np.array([0.0, 9.0]), problem.cost[1])
+    problem = replace(problem, usage=usage, cost=cost, limit=1.5, live=spans([Live((0, 1), ())], 2))
+    net = network(problem, Memory(problem))
+    assert eliminate(net, 0) and not net.loaded() and net.totals(np.zeros(4)).tolist() == [1.0]
 
 
 def test_parallel_edges_in_both_directions_add_up():

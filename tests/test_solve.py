@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from problems import brute, tiny, transformer
 
-from planner.solve import Edge, Live, Problem, evaluate, peak, solve
+from planner.solve import Edge, Live, Problem, evaluate, peak, solve, spans
 
 
 def check(problem: Problem, seed: int) -> None:
@@ -124,8 +124,9 @@ def test_least_excess_on_a_layered_graph(layered):
 
 def test_live_sets_inside_others_do_not_matter():
     problem = tiny(4, memory=True, infinite=0.0)
-    extra = (*problem.live, Live(problem.live[0].nodes[:1], ()), problem.live[0])
-    assert solve(replace(problem, live=extra)).seconds == solve(problem).seconds
+    first, *_ = lives = problem.live.sets
+    extra = (*lives, Live(first.nodes[:1], ()), first)
+    assert solve(replace(problem, live=spans(extra, len(problem.cost)))).seconds == solve(problem).seconds
 
 
 def test_progress_reports_a_bound_below_the_answer():

@@ -34,7 +34,9 @@ def test_programs_run_and_stay_calm(program):
     assert 1 <= sum(isinstance(place, Step) for place in program.places) <= 6
 
 
-@pytest.mark.parametrize("move", ["scan", "stacked scan", "checkpoint", "cond", "take", "einsum", "softmax", "slice"])
+@pytest.mark.parametrize(
+    "move", ["scan", "stacked scan", "checkpoint", "cond", "take", "einsum", "softmax", "slice", "while"]
+)
 def test_every_kind_of_step_is_drawn(move):
     program = find(testing.programs(4), partial(has, move), settings=NONE)
     assert move in repr(program)
@@ -45,7 +47,7 @@ def has(move: str, program: RandomProgram) -> bool:
 
 
 def test_every_move_has_been_named():
-    assert len({move.__name__ for move in MOVES}) == len(MOVES) == 16
+    assert len({move.__name__ for move in MOVES}) == len(MOVES) == 28
 
 
 def test_a_program_prints_as_lines():

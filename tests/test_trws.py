@@ -11,7 +11,7 @@ from planner.solve.trws import Messages
 
 
 def messages(problem):
-    net = network(problem, np.zeros((0, len(problem.cost) + len(problem.edges))))
+    net = network(problem)
     for _ in net.unary:
         for u, v, _table in list(net.pairs()):
             consistent(net, u, v)

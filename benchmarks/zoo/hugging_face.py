@@ -49,9 +49,10 @@ def _images(config: Any, tiny: bool) -> dict[str, Any]:
 
 
 def _workload(model_class: str, config: Any, inputs: Inputs, tiny: bool) -> Workload:
-    model = getattr(transformers, model_class)(config, _do_init=False)
-    if T5_MODULE in sys.modules:
+    kind = getattr(transformers, model_class)
+    if kind.__module__ == T5_MODULE:
         setattr(sys.modules[T5_MODULE], "jnp", OlderNumpy())  # noqa: B010
+    model = kind(config, _do_init=False)
     given = inputs(config, tiny)
     like = {name: x.shape for name, x in given.items()}
     shape = (

@@ -36,11 +36,11 @@ def _workload(model: Any, config: Any, tiny: bool) -> Workload:
     make = partial(model, config)
     built = make(rngs=nnx.Rngs(0)) if tiny else nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0)))
     fun, state = planner.functional(built, lambda model, *args: model(*args))
-    args = jax.eval_shape(partial(_arguments, config, batch, context))
-    return fun, (state, *(_arguments(config, batch, context) if tiny else args))
+    args = jax.eval_shape(partial(decode_arguments, config, batch, context))
+    return fun, (state, *(decode_arguments(config, batch, context) if tiny else args))
 
 
-def _arguments(config: Any, batch: int, context: int) -> tuple[Any, ...]:
+def decode_arguments(config: Any, batch: int, context: int) -> tuple[Any, ...]:
     """Token and position [B, 1], the cache half full, the mask [B, 1, T]."""
     half = context // 2
     kv = jnp.full((batch, context, config.num_kv_heads, config.head_dim), 0.1)

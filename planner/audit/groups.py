@@ -10,7 +10,7 @@ Numbers are positions in the program's mesh, row-major.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,11 +48,15 @@ def groups_of(attributes: str, devices: int) -> Array | None:
     """
     if "replica_groups=" not in attributes:
         return None
-    for pattern, read in ((_MESH, _mesh), (_IOTA, _iota), (_LIST, _list)):
+    for pattern, read in _readers():
         if found := pattern.search(attributes):
             return read(*found.groups(), devices)
     start = attributes.index("replica_groups=")
     raise AuditError(f"unknown notation of replica groups: {attributes[start : start + 80]}")
+
+
+def _readers() -> Sequence[tuple[re.Pattern[str], Callable[..., Array]]]:
+    return (_MESH, _mesh), (_IOTA, _iota), (_LIST, _list)
 
 
 def _list(text: str, devices: int) -> Array:

@@ -104,6 +104,7 @@ class Timer:
         bandwidth: Bytes/s of the chip's memory.
         prices: Seconds of collectives.
         wires: Where a permute's messages travel; None where devices do not say where they stand.
+        machine: Its name.
     """
 
     mesh: MeshShape
@@ -111,6 +112,7 @@ class Timer:
     bandwidth: float
     prices: CostModel
     wires: Wires | None = None
+    machine: str = ""
 
     def schedule(self, program: Any) -> Schedule:
         """The schedule of a `jax.stages.Compiled`, or of its text."""
@@ -151,7 +153,7 @@ def timer_of(mesh: Any, machine: str | Machine | None = None, prices: CostModel 
     shape = MeshShape(tuple(mesh.axis_names), tuple(mesh.shape.values()))
     model = prices or Roofline(hardware.chip, groups(hardware.links(mesh)))
     wires = None if prices else wires_of(mesh, hardware)
-    return Timer(shape, CLOCKS.get(hardware.name), hardware.chip.hbm_bandwidth, model, wires)
+    return Timer(shape, CLOCKS.get(hardware.name), hardware.chip.hbm_bandwidth, model, wires, hardware.name)
 
 
 @dataclass

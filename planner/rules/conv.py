@@ -2,6 +2,9 @@
 
 Where windows neither overlap nor leave gaps (patches of a vision transformer, pooling, 1×1 kernels), a spatial dim is
 window × offset and splits like a reshape. Elsewhere a split would need halos, which no strategy plans.
+
+Groups may be split, but not those of a pointwise convolution: where XLA splits their features by itself (jaxlib 0.10.2,
+CPU), the results are wrong.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,11 +29,13 @@ def conv_general_dilated(
     specs = (n.lhs_spec, n.rhs_spec, n.out_spec)
     at = [[shape[d] for d in spec] for shape, spec in zip([*in_shapes, *out_shapes], specs)]
     inner, kernel, outer, sizes, work = _spatial([row[2:] for row in at], params)
-    feature: Any = ["group", "i"] if feature_group_count > 1 else "i"
-    batch: Any = ["group", "b"] if batch_group_count > 1 else "b"
+    pointwise = feature_group_count > 1 and all(size == 1 for size in at[1][2:])
+    group: Any = Whole("group") if pointwise else "group"
+    feature: Any = [group, "i"] if feature_group_count > 1 else "i"
+    batch: Any = [group, "b"] if batch_group_count > 1 else "b"
     groups = feature_group_count * batch_group_count
-    sizes |= {"group": groups, "f": at[1][0] // groups, "i": at[1][1], "b": at[2][0]}
-    rows = [[batch, feature, *inner], [["group", "f"], "i", *kernel], ["b", ["group", "f"], *outer]]
+    sizes |= {group: groups, "f": at[1][0] // groups, "i": at[1][1], "b": at[2][0]}
+    rows = [[batch, feature, *inner], [[group, "f"], "i", *kernel], ["b", [group, "f"], *outer]]
     lhs, rhs, out = (_by_dim(spec, row) for spec, row in zip(specs, rows))
     return labelled(
         [lhs, rhs],
@@ -39,7 +44,7 @@ def conv_general_dilated(
         out_shapes,
         sizes=sizes,
         reduced={la: "sum" for la in ["i", *kernel] if not isinstance(la, Whole)},
-        work=2.0 * work,
+        work=2.0 * work * (groups if pointwise else 1),
         linear=((0,), (1,)),
         localise=_groups,
     )

@@ -13,10 +13,10 @@ from planner.rules.rule import Localise, Rule
 
 
 def sized(param: str) -> Localise:
-    """On a shard, a param that holds the shape of the result holds the shard's."""
+    """On a shard, a param that holds the shape of the result holds the shard's; `empty2`, a scalar, has none."""
 
     def localise(params: Mapping[str, Any], _: Shapes, results: Shapes) -> Mapping[str, Any]:
-        return {**params, param: tuple(results[0])}
+        return {**params, param: tuple(results[0])} if param in params else params
 
     return localise
 

@@ -4,6 +4,8 @@ from .problem import Edge as Edge
 from .problem import Live as Live
 from .problem import Problem as Problem
 from .problem import Solution as Solution
+from .problem import Spans as Spans
 from .problem import evaluate as evaluate
 from .problem import peak as peak
+from .problem import spans as spans
 from .solve import solve as solve

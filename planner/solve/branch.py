@@ -15,27 +15,40 @@ import numpy as np
 from .fitting import fit, most
 from .free import NODES, Effort
 from .limited import WINDOWS, look
+from .neighbours import wander
 from .network import Array, Impossible, Network
 from .prices import CELLS, Pricing
 from .simplify import simplify
 
 CASES = 40  # most cases at work 1
 ROUNDS = 12  # of new prices in a case
+WIDE = 0.03  # gap at which better choices are worth more than better bounds
 
 
 def minimise_within(pricing: Pricing, effort: Effort) -> float:
     """Improve the best choice of a pricing towards the optimum within the limit; returns the bound."""
+    best = pricing.best
+    bound = look(pricing, effort)
+    wide = best.seconds - bound > WIDE * abs(bound) and not pricing.soft
+    if wide:
+        wander(pricing, bound, effort)
+        bound = max(bound, look(pricing, effort, ROUNDS))
+    bound = _cases(pricing, bound, effort)
+    if not (wide or pricing.soft):
+        wander(pricing, bound, effort)
+    return min(best.seconds, bound)
+
+
+def _cases(pricing: Pricing, bound: float, effort: Effort) -> float:
+    """Split, best bound first, until nothing is left or work runs out; returns the bound."""
     best, closed, count = pricing.best, np.inf, 0
-    cases = [(-np.inf, 0, pricing)]
+    cases = [(bound, 0, pricing)]
     for _ in range(max(1, CASES * effort.nodes // NODES)):
         if not cases or best.proven(cases[0][0]) or pricing.labour.left < 0:
             break
-        known, at, case = heappop(cases)
-        bound = max(known, look(case, effort, ROUNDS, WINDOWS[-1:]) if at else look(case, effort))
-        if best.proven(bound):
-            closed = min(closed, bound)
-            continue
-        children = split(case)
+        bound, at, case = heappop(cases)
+        bound = max(bound, look(case, effort, ROUNDS, WINDOWS[-1:])) if at else bound
+        children = [] if best.proven(bound) else split(case)
         closed = closed if children else min(closed, bound)
         for child in children:
             count += 1
@@ -58,13 +71,13 @@ def _parting(pricing: Pricing) -> tuple[int, float] | None:
     varies = _varying(pricing.net)
     if not varies:
         return None
-    weight = pricing.price @ pricing.net.member
+    weight = pricing.net.weights(pricing.price)
     _, _, shares = pricing.mix()
     mixed = [(share, c) for share, c in zip(shares, pricing.columns) if share > 1e-6]
-    held = np.array([pricing.memory.loads(c) for _, c in mixed]).reshape(len(mixed), -1)
+    held = np.array([pricing.memory.scoring.held(c) for _, c in mixed]).reshape(len(mixed), -1)
     share = np.array([s for s, _ in mixed])
     mean = share @ held / max(share.sum(), 1e-6)
-    apart = share @ np.abs(held - mean) * weight
+    apart = share @ np.abs(held - mean) * weight[:-1]
     best = max(varies, key=lambda i: (apart[i], weight[i] * (varies[i][1] - varies[i][0]), -i))
     low, high = varies[best]
     return best, float(mean[best]) if low <= mean[best] < high and apart[best] > 0 else (low + high) / 2
@@ -72,10 +85,8 @@ def _parting(pricing: Pricing) -> tuple[int, float] | None:
 
 def _varying(net: Network) -> dict[int, tuple[float, float]]:
     """The least and the most bytes of each load that varies."""
-    held = {i: b for loads in net.loads.values() for i, b in loads.items()}
-    for _, _, table in net.pairs():
-        held |= {i: b[np.isfinite(table.cost)] for i, b in table.loads.items()}
-    return {i: (float(b.min()), float(b.max())) for i, b in sorted(held.items()) if b.min() < b.max()}
+    held = sorted((i, float(b.min()), float(b.max())) for i, b in net.held())
+    return {i: (low, high) for i, low, high in held if low < high}
 
 
 def _case(pricing: Pricing, load: int, holds: Callable[[Array], Array]) -> Pricing | None:
@@ -86,8 +97,8 @@ def _case(pricing: Pricing, load: int, holds: Callable[[Array], Array]) -> Prici
         fit(simplify(net, CELLS, dominance=False), pricing.memory.limit)
     except Impossible:
         return None
-    held = {c: pricing.memory.loads(c) for c in pricing.columns}
-    inside = [c for c, b in held.items() if holds(b[load]) and (b <= room).all() and _inside(net, c)]
+    held = {c: pricing.memory.scoring.held(c) for c in pricing.columns}
+    inside = [c for c, b in held.items() if holds(b[load]) and (b <= room[:-1]).all() and _inside(net, c)]
     columns = {c: pricing.columns[c] for c in inside}
     return replace(pricing, net=net, bound=-np.inf, price=pricing.price.copy(), sent={}, columns=columns)
 
@@ -98,11 +109,11 @@ def keep(net: Network, load: int, holds: Callable[[Array], Array]) -> None:
         if load in loads:
             net.restrict(n, holds(loads[load]))
             return
-    for u, v, table in net.pairs():
-        if load in table.loads:
-            cost = np.where(holds(table.loads[load]), table.cost, np.inf)
-            net.near[u][v] = replace(table, cost=cost)
-            net.near[v][u] = net.near[u][v].T
+    for (u, v), ids in list(net.cargo.items()):
+        if load in ids:
+            table = net.near[u][v]
+            cost = np.where(holds(table.held[ids.index(load)]), table.cost, np.inf)
+            net.put(u, v, replace(table, cost=cost), ids)
             return
 
 

@@ -6,11 +6,13 @@ that held them may be minimised out.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 
 from .marginals import cells
+from .memory import lowest
 from .network import Array, Impossible, Network
 from .simplify import DENSE, simplify
 from .trws import ROUNDING
@@ -27,65 +29,92 @@ def fit(net: Network, limit: float) -> Network:
     return net
 
 
-def _ranges(net: Network) -> tuple[Array, Array]:
+def ranges(net: Network) -> tuple[Array, Array]:
     """The least and the most bytes of each load."""
-    least, top = np.zeros(net.member.shape[1]), np.zeros(net.member.shape[1])
-    held = [loads for loads in net.loads.values()] + [t.loads for _, _, t in net.pairs()]
-    for i, b in (item for loads in held for item in loads.items()):
+    least, top = np.zeros(len(net.still)), np.zeros(len(net.still))
+    for i, b in net.held():
+        if not b.size:
+            raise Impossible
         least[i], top[i] = b.min(), b.max()
     return least, top
 
 
+def _room(net: Network, limit: float, least: Array) -> Array:
+    """Bytes that each row has left beside the least of everything."""
+    return np.where(net.active, limit * (1 + ROUNDING) - net.totals(least), np.inf)
+
+
 def most(net: Network, limit: float) -> Array:
     """The most bytes of each load beside the least of all others; infinite where no row counts it."""
-    least, _ = _ranges(net)
-    room = limit * (1 + ROUNDING) - net.base - net.member @ least
-    return least + np.where(net.member > 0, room[:, None], np.inf).min(axis=0, initial=np.inf)
+    least, _ = ranges(net)
+    return least + _spare(net, _room(net, limit, least))
+
+
+def _spare(net: Network, room: Array) -> Array:
+    memory, out = net.memory, np.full(len(net.still), np.inf)
+    if memory is not None and memory.rows:
+        np.minimum.at(out, net.roots()[memory.load], lowest(room, memory.start, memory.stop))
+    return out
 
 
 def _narrow(net: Network, limit: float) -> bool:
     """Remove the strategies and pairs of specs that cannot fit; say whether any went."""
-    least, _ = _ranges(net)
-    room = limit * (1 + ROUNDING) - net.base - net.member @ least
+    least, _ = ranges(net)
+    room = _room(net, limit, least)
     if (room < 0).any():
         raise Impossible
     strategies = sum(len(cost) for cost in net.unary.values())
-    for n in sorted(net.unary):
-        if net.loads[n]:
-            more = sum(np.outer(net.member[:, i], b - least[i]) for i, b in net.loads[n].items())
-            kept: Array = np.all(more <= room[:, None], axis=0)
-            net.restrict(n, kept)
-    spare = most(net, limit)
-    pairs = [_narrow_pair(net, u, v, least, spare) for u, v, table in list(net.pairs()) if table.loads]
+    for n, counts, space in _segments(net, room):
+        more = np.array([held - least[i] for i, held in net.loads[n].items()])
+        kept: Array = np.all(counts @ more <= space[:, None], axis=0)
+        net.restrict(n, kept)
+    spare = _spare(net, room)
+    pairs = [_narrow_pair(net, u, v, least, spare) for u, v in list(net.cargo)]
     return any(pairs) or sum(len(cost) for cost in net.unary.values()) < strategies
 
 
+def _segments(net: Network, room: Array) -> Iterator[tuple[int, Array, Array]]:
+    """For each node with loads: how often each counts in runs of rows, [runs, loads], and the least room there."""
+    memory = net.memory
+    if memory is None or not memory.rows:
+        return
+    root = net.roots()[memory.load]
+    order = np.argsort(root, kind="stable")
+    begin = np.searchsorted(root[order], np.arange(len(net.still) + 1))
+    for n in sorted(n for n, loads in net.loads.items() if loads):
+        mine = [order[begin[i] : begin[i + 1]] for i in net.loads[n]]
+        edges = np.unique(np.concatenate([memory.start[np.concatenate(mine)], memory.stop[np.concatenate(mine)]]))
+        counts = np.zeros((len(edges), len(mine)))
+        for column, at in enumerate(mine):
+            np.add.at(counts[:, column], np.searchsorted(edges, memory.start[at]), 1.0)
+            np.subtract.at(counts[:, column], np.searchsorted(edges, memory.stop[at]), 1.0)
+        yield n, counts.cumsum(axis=0)[:-1], np.minimum.reduceat(np.append(room, np.inf), edges)[:-1]
+
+
 def _narrow_pair(net: Network, u: int, v: int, least: Array, spare: Array) -> bool:
-    table = net.near[u][v]
+    table, ids = net.near[u][v], net.cargo[u, v]
     gone = np.zeros(table.cost.shape, bool)
-    for i, b in table.loads.items():
-        gone |= b > spare[i]
-    gone &= np.isfinite(table.cost)
+    for i, b in zip(ids, table.held):
+        gone |= b > least[i] + spare[i]
+    gone &= table.possible
     if not gone.any():
         return False
-    loads = {i: np.where(gone, least[i], b) for i, b in table.loads.items()}
-    net.near[u][v] = replace(table, cost=np.where(gone, np.inf, table.cost), loads=loads)
-    net.near[v][u] = net.near[u][v].T
+    held = tuple(np.where(gone, least[i], b) for i, b in zip(ids, table.held))
+    net.put(u, v, replace(table, cost=np.where(gone, np.inf, table.cost), held=held), ids)
     return True
 
 
 def _loosen(net: Network, limit: float) -> bool:
     """Drop the rows that always fit and the loads that no row counts; say whether any load went."""
-    _, top = _ranges(net)
-    fits: Array = net.base + net.member @ top <= limit * (1 - ROUNDING)
-    net.member = np.where(fits[:, None], 0.0, net.member)
-    net.base = np.where(fits, limit, net.base)
-    counted: Array = np.any(net.member, axis=0)
+    _, top = ranges(net)
+    net.active = net.active & ~(net.totals(top) <= limit * (1 - ROUNDING))
+    counted = net.weights(net.active.astype(float)) > 0
     idle = [n for n, loads in net.loads.items() if not all(counted[i] for i in loads)]
     for n in idle:
         net.loads[n] = {i: b for i, b in net.loads[n].items() if counted[i]}
-    slack = [(u, v, t) for u, v, t in net.pairs() if not all(counted[i] for i in t.loads)]
-    for u, v, table in slack:
-        net.near[u][v] = replace(table, loads={i: b for i, b in table.loads.items() if counted[i]})
-        net.near[v][u] = net.near[u][v].T
+    slack = [pair for pair, ids in net.cargo.items() if not all(counted[i] for i in ids)]
+    for u, v in slack:
+        ids, table = net.cargo.pop((u, v)), net.near[u][v]
+        kept = [(i, b) for i, b in zip(ids, table.held) if counted[i]]
+        net.put(u, v, replace(table, held=tuple(b for _, b in kept)), tuple(i for i, _ in kept))
     return bool(idle or slack)

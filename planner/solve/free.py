@@ -20,6 +20,7 @@ STALL = 2e-3  # share of itself by which the bound has to rise in four sweeps; a
 WINDOWS = 4  # how often to look further above a bound; each time ten times as far
 DEPTH = 3  # how often to look again inside what is left of a window
 VARIABLES = 6000  # of the largest program tried at work 1: the roots of larger ones take many seconds
+LABOUR = 1e9
 NODES = 300  # branch-and-bound nodes of one program at work 1
 Score = Callable[[Sequence[int]], float]
 
@@ -40,6 +41,11 @@ class Effort:
     def variables(self) -> float:
         """Of the largest program to try."""
         return VARIABLES / NODES * self.nodes
+
+    @property
+    def labour(self) -> float:
+        """Cells to sweep for a proof: some seconds at work 1."""
+        return LABOUR / NODES * self.nodes
 
 
 @dataclass
@@ -142,8 +148,9 @@ def prune(net: Network, messages: Messages, value: float) -> None:
     """Rule out the pairs of specs that no choice of at most `value` shows."""
     for (u, v), floor in messages.cells().items():
         table = net.near[u][v]
-        net.near[u][v] = replace(table, cost=np.where(floor <= value, table.cost, np.inf))
-        net.near[v][u] = net.near[u][v].T
+        dear = table.possible & (floor > value)
+        if dear.any():
+            net.put(u, v, replace(table, cost=np.where(dear, np.inf, table.cost)))
 
 
 def fix(net: Network, floor: dict[int, np.ndarray], value: float) -> None:

@@ -20,10 +20,10 @@ from .trws import Messages
 Array = np.ndarray
 Line = tuple[Array, Array, float]
 ROUNDS = 200  # of adding rows; each adds at least one that was broken
-EXACT = 1e-7
+EXACT = 1e-9
 PROGRAM = 20000  # sweeping this many cells costs as much as a variable in a program
 # How far over the bound to look, as a share of it, and to what relative gap.
-WINDOWS = (*((1e-3 * 2**i, 1e-3) for i in range(6)), (np.inf, EXACT))
+WINDOWS = (*((1e-3 * 2**i, 1e-3) for i in range(6)), (np.inf, 0.0))
 
 
 def look(pricing: Pricing, effort: Effort, rounds: int = 40, windows: Sequence[tuple[float, float]] = WINDOWS) -> float:
@@ -45,8 +45,6 @@ def look(pricing: Pricing, effort: Effort, rounds: int = 40, windows: Sequence[t
         return best.seconds
     bound = pricing.bound
     for share, gap in windows:
-        if 10 * share * abs(bound) < best.seconds - bound < np.inf:
-            continue
         value = min(best.seconds, bound + share * abs(bound))
         gap = max(EXACT, effort.gap / 10) if value == best.seconds else max(gap, effort.gap / 10)
         proven = _window(pricing, messages, value, effort, gap)
@@ -95,7 +93,7 @@ def exact_within(
     encoded = encode(net, unit)
     if soft:
         encoded = _softened(encoded)
-    lines = [_line(net, encoded, memory.limit, r) for r in np.flatnonzero(active).tolist()]
+    lines = [_line(net, encoded, memory, r) for r in np.flatnonzero(active).tolist()]
     added, bound = active.copy(), -np.inf
     for _ in range(ROUNDS):
         outcome = run(with_rows(encoded.program, lines), nodes, gap)
@@ -104,31 +102,34 @@ def exact_within(
             break
         full = net.lift(decode(net, encoded, outcome.values))
         best.offer(full)
-        over = memory.rows(full) - memory.limit - (outcome.values[-1] * unit * (1 + 1e-7) if soft else 0.0)
+        over = memory.used(full) - memory.limit - (outcome.values[-1] * unit * (1 + 1e-7) if soft else 0.0)
         worst = int(over.argmax())
         if over[worst] <= 0:
             break
         fresh = (over > 0) & ~added & (over >= over.max() / 2)
         added |= fresh
-        lines += [_line(net, encoded, memory.limit, r) for r in np.flatnonzero(fresh).tolist()]
+        lines += [_line(net, encoded, memory, r) for r in np.flatnonzero(fresh).tolist()]
         if not fresh.any() and soft:
             break
         if not fresh.any():
-            lines.append(_cover(net, encoded, outcome.values, worst))
+            lines.append(_cover(net, encoded, memory, outcome.values, worst))
     return bound
 
 
-def _line(net: Network, encoded: Encoded, limit: float, row: int) -> Line:
+def _line(net: Network, encoded: Encoded, memory: Memory, row: int) -> Line:
     """A memory row, in units of what is left of the limit."""
-    parts = [encoded.bytes[i] for i in np.flatnonzero(net.member[row]).tolist() if i in encoded.bytes]
+    count = np.bincount(net.roots(), memory.counts(row), len(net.still))
+    left = memory.limit - float(count @ net.still)
+    varying = (i for i in np.flatnonzero(count).tolist() if i in encoded.bytes)
+    parts = [(encoded.bytes[i][0], encoded.bytes[i][1] * count[i]) for i in varying]
     cols = np.concatenate([cols for cols, _ in parts] or [np.zeros(0, np.intp)])
     held = np.concatenate([held for _, held in parts] or [np.zeros(0)])
     cols, where = np.unique(cols, return_inverse=True)
     held = np.bincount(where, held, minlength=len(cols))
     if encoded.over is not None:
         cols, held = np.append(cols, encoded.over), np.append(held, -encoded.unit)
-    scale = float(np.abs(held).max(initial=0.0)) or abs(limit - net.base[row]) or 1.0
-    return cols, held / scale, (limit - net.base[row]) / scale
+    scale = float(np.abs(held).max(initial=0.0)) or abs(left) or 1.0
+    return cols, held / scale, left / scale
 
 
 def _softened(encoded: Encoded) -> Encoded:
@@ -143,8 +144,8 @@ def _softened(encoded: Encoded) -> Encoded:
     return replace(encoded, program=more, over=len(program.cost))
 
 
-def _cover(net: Network, encoded: Encoded, z: Array, row: int) -> Line:
+def _cover(net: Network, encoded: Encoded, memory: Memory, z: Array, row: int) -> Line:
     """What a solution holds in a row that it breaks by less than the tolerance may not all be held."""
-    cols, held, _ = _line(net, encoded, 0.0, row)
+    cols, held, _ = _line(net, encoded, memory, row)
     cols = cols[(z[cols] > 0.5) & (held > 0)]
     return cols, np.ones(len(cols)), len(cols) - 1.0

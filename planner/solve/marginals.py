@@ -66,13 +66,13 @@ def encode(net: Network, unit: float) -> Encoded:
         count += k
     choices = count
     for u, v, table in net.pairs():
-        p, q = np.nonzero(np.isfinite(table.cost))
+        p, q = np.nonzero(table.possible)
         y = count + np.arange(len(p))
         cost.append(table.cost[p, q])
         x_u, x_v = first[u] + np.arange(len(table.row)), first[v] + np.arange(len(table.col))
         rows.add([p, table.row], [y, x_u], [1.0, -1.0], np.zeros(table.cost.shape[0]))
         rows.add([q, table.col], [y, x_v], [1.0, -1.0], np.zeros(table.cost.shape[1]))
-        held |= {i: (y, b[p, q]) for i, b in table.loads.items()}
+        held |= {i: (y, b[p, q]) for i, b in zip(net.carried(u, v), table.held)}
         count += len(p)
     high = np.concatenate(rows.high)
     integer = np.arange(count) < choices
@@ -90,7 +90,7 @@ def encode(net: Network, unit: float) -> Encoded:
 
 def variables(net: Network) -> int:
     """How many variables the encoding has."""
-    cells = sum(int(np.isfinite(table.cost).sum()) for _, _, table in net.pairs())
+    cells = sum(int(table.possible.sum()) for _, _, table in net.pairs())
     return cells + sum(len(cost) for cost in net.unary.values())
 
 

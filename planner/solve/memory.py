@@ -1,4 +1,8 @@
-"""The memory rows of a problem: maximal live sets only, and only those that can run over the limit."""
+"""The memory rows of a problem: maximal live sets only, and only those that can run over the limit.
+
+Rows are kept as spans: a load is in all rows from `start` up to `stop`. Prices, totals and maxima over rows then cost
+as much as there are spans, not rows times loads.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .problem import Live, Problem
+from .problem import Problem
+from .scoring import Scoring
 
 Array = np.ndarray
 
@@ -15,28 +20,56 @@ class Memory:
     """Which loads each memory row adds up. Load `n` is node `n`, load `N + e` is edge `e`; bytes are never negative.
 
     Attributes:
-        member: Shape [rows, loads].
         limit: Bytes.
+        loads: How many loads the problem has.
+        rows: How many rows are left of it.
+        load: The load of each span.
+        start: Its first row.
+        stop: The row after its last.
     """
 
-    def __init__(self, problem: Problem) -> None:
-        self.problem, self.limit = problem, problem.limit
+    def __init__(self, problem: Problem, scoring: Scoring | None = None) -> None:
+        self.scoring = scoring or Scoring(problem)
+        self.limit = problem.limit
         most = _most(problem)
-        rows = _maximal([_members(live, len(problem.cost), most) for live in problem.live])
-        binding = [row for row in rows if row @ most > problem.limit]
-        self.member = np.array(binding, dtype=float).reshape(len(binding), len(most))
+        self.loads = len(most)
+        live, counted = problem.live, most[problem.live.load] > 0
+        self.load, self.start, self.stop = (a[counted] for a in (live.load, live.start, live.stop))
+        self.rows = len(live.labels)
+        self._keep(_maximal(self.start, self.stop, self.rows) & (self.totals(most) > self.limit))
 
-    def loads(self, choice: Sequence[int]) -> Array:
-        """Bytes of each load under a choice of the whole problem."""
-        nodes = [usage[x] for usage, x in zip(self.problem.usage, choice)]
-        edges = [
-            0.0 if e.usage is None else e.usage[e.row[choice[e.u]], e.col[choice[e.v]]] for e in self.problem.edges
-        ]
-        return np.array(nodes + edges, dtype=float)
+    def _keep(self, kept: Array) -> None:
+        """Only the rows of a mask."""
+        before = np.concatenate([[0], kept.cumsum()])
+        start, stop = before[self.start], before[self.stop]
+        some = start < stop
+        self.load, self.start, self.stop, self.rows = self.load[some], start[some], stop[some], int(kept.sum())
 
-    def rows(self, choice: Sequence[int]) -> Array:
+    @property
+    def counted(self) -> Array:
+        """Mask of the loads that some row counts."""
+        mask = np.zeros(self.loads, bool)
+        mask[self.load] = True
+        return mask
+
+    def totals(self, held: Array) -> Array:
+        """Bytes of each row, of the bytes of each load."""
+        change = np.bincount(self.start, held[self.load], self.rows + 1)
+        change -= np.bincount(self.stop, held[self.load], self.rows + 1)
+        return change.cumsum()[:-1]
+
+    def weights(self, price: Array) -> Array:
+        """What a byte of each load costs in all its rows together."""
+        until = np.concatenate([[0.0], price.cumsum()])
+        return np.bincount(self.load, until[self.stop] - until[self.start], self.loads)
+
+    def counts(self, row: int) -> Array:
+        """How many times a row counts each load."""
+        return np.bincount(self.load[(self.start <= row) & (row < self.stop)], minlength=self.loads)
+
+    def used(self, choice: Sequence[int]) -> Array:
         """Bytes of each row under a choice of the whole problem."""
-        return self.member @ self.loads(choice)
+        return self.totals(self.scoring.held(choice))
 
 
 def _most(problem: Problem) -> Array:
@@ -44,19 +77,25 @@ def _most(problem: Problem) -> Array:
     return np.array(nodes + [0.0 if e.usage is None else e.usage.max() for e in problem.edges], dtype=float)
 
 
-def _members(live: Live, nodes: int, most: Array) -> Array:
-    row = np.zeros(len(most))
-    row[list(live.nodes)] = 1
-    row[[nodes + e for e in live.edges]] = 1
-    return row * (most > 0)
-
-
-def _maximal(rows: list[Array]) -> list[Array]:
-    """The rows that no other row contains; of equal ones the first."""
+def _maximal(start: Array, stop: Array, rows: int) -> Array:
+    """The rows that no next row contains: rows where something ends, and something began since the last such row."""
+    begins, ends = np.zeros(rows + 1, bool), np.zeros(rows + 1, bool)
+    begins[start], ends[stop] = True, True
     if not rows:
-        return []
-    held = np.unique(np.array(rows), axis=0)
-    size = held.sum(axis=1)
-    inside = held @ held.T == size[:, None]
-    np.fill_diagonal(inside, False)
-    return list(held[~inside.any(axis=1)])
+        return begins[:-1]
+    lasts = np.flatnonzero(ends[1:] | (np.arange(rows) == rows - 1))
+    fresh = begins[:-1].cumsum()
+    mask = np.zeros(rows, bool)
+    mask[lasts[np.diff(fresh[lasts], prepend=0) > 0]] = True
+    return mask
+
+
+def lowest(values: Array, start: Array, stop: Array) -> Array:
+    """The least of `values[start:stop]` of each span, none of which is empty."""
+    length = np.frexp(stop - start)[1] - 1  # floor of the binary logarithm
+    table = [values]
+    for level in range(int(length.max(initial=0))):
+        step, last = 1 << level, table[-1]
+        table.append(np.minimum(last[:-step], last[step:]))
+    flat, offset = np.concatenate(table), np.cumsum([0, *(len(t) for t in table[:-1])])
+    return np.minimum(flat[offset[length] + start], flat[offset[length] + stop - (1 << length)])

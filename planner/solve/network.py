@@ -1,7 +1,8 @@
 """The working form of a problem while it shrinks: costs per node, one table per pair of nodes, loads on memory rows.
 
 Strategies are only ever removed, and nodes only ever disappear; `lifts` remembers how to put them back. A *load* is
-whatever holds bytes: load `n` is node `n`, load `N + e` is edge `e`. Loads whose bytes no longer vary move into `base`.
+whatever holds bytes: load `n` is node `n`, load `N + e` is edge `e`. Loads of one node that hold the same bytes
+whatever it does become one, and bytes that no longer vary are settled.
 """
 
 from __future__ import annotations
@@ -11,59 +12,17 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from .memo import Memo
+from .memory import Memory
 from .problem import Problem
+from .table import Array, Table, add, compact, take
 
-Array = np.ndarray
 Loads = dict[int, Array]
 Lift = Callable[[list[int]], None]
-EVERY = slice(None)
 
 
 class Impossible(Exception):
     """No choice of finite cost is left."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """Costs and loads between two nodes over distinct specs: `cost[row[s], col[t]]`, likewise each `loads[id]`."""
-
-    row: Array
-    col: Array
-    cost: Array
-    loads: Loads = field(default_factory=dict)
-
-    @property
-    def T(self) -> Table:
-        """The same table seen from the other node."""
-        return Table(self.col, self.row, self.cost.T, {i: usage.T for i, usage in self.loads.items()})
-
-    def take(self, kept: Array | slice) -> Table:
-        """The table when the first node keeps only the strategies `kept` (indices or mask)."""
-        used, row = np.unique(self.row[kept], return_inverse=True)
-        return Table(row, self.col, self.cost[used], {i: usage[used] for i, usage in self.loads.items()})
-
-    def __add__(self, other: Table) -> Table:
-        """The sum of two tables of the same pair; its specs are the joint ones."""
-        row, rows = joint(self.row, other.row)
-        col, cols = joint(self.col, other.col)
-        mine, theirs = np.ix_(rows[0], cols[0]), np.ix_(rows[1], cols[1])
-        loads = {i: usage[mine] for i, usage in self.loads.items()}
-        loads |= {i: usage[theirs] for i, usage in other.loads.items()}
-        return Table(row, col, self.cost[mine] + other.cost[theirs], loads)
-
-    def priced(self, price: Array) -> Table:
-        """The table with `price[i]` seconds per byte of load `i` added to its cost, and no loads."""
-        cost = self.cost
-        for i, usage in self.loads.items():
-            cost = cost + price[i] * usage
-        return Table(self.row, self.col, cost)
-
-
-def joint(a: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
-    """Number the distinct pairs (a[s], b[s]): the number for each s, and the pair for each number."""
-    width = int(b.max(initial=0)) + 1
-    pairs, index = np.unique(a * width + b, return_inverse=True)
-    return index, (pairs // width, pairs % width)
 
 
 @dataclass
@@ -75,8 +34,11 @@ class Network:
         near: `near[u][v]` is the table from u to v; `near[v][u]` is its transpose.
         strategies: The problem's indices of the strategies left, ascending, by node.
         loads: Bytes of each load on the strategies left, by node.
-        member: 1 where a memory row holds a load, shape [rows, loads].
-        base: Bytes that no longer vary, by row.
+        cargo: Which load each of `near[u][v].held` is, for u < v.
+        memory: The rows; None where memory is no object.
+        into: Which load stands for each load (of the problem, and one for none).
+        still: Bytes that no longer vary, by load.
+        active: Mask of the rows that may run over the limit.
         size: How many nodes the whole problem has.
         constant: Seconds that no longer vary.
         lifts: How to complete a choice, last one first.
@@ -86,9 +48,13 @@ class Network:
     near: dict[int, dict[int, Table]]
     strategies: dict[int, Array]
     loads: dict[int, Loads]
-    member: Array
-    base: Array
+    cargo: dict[tuple[int, int], tuple[int, ...]]
+    memory: Memory | None
+    into: Array
+    still: Array
+    active: Array
     size: int
+    memo: Memo
     constant: float = 0.0
     lifts: list[Lift] = field(default_factory=list)
 
@@ -97,31 +63,89 @@ class Network:
         near = {u: dict(tables) for u, tables in self.near.items()}
         loads = {u: dict(loads) for u, loads in self.loads.items()}
         parts = dict(unary=dict(self.unary), strategies=dict(self.strategies), lifts=list(self.lifts))
-        return replace(self, near=near, loads=loads, **parts)
+        rows = dict(cargo=dict(self.cargo), into=self.into.copy(), still=self.still.copy(), active=self.active)
+        return replace(self, near=near, loads=loads, **parts, **rows)
 
     def priced(self, price: Array) -> Network:
-        """A copy without loads in which each byte of load `i` costs `price[i]` more seconds."""
-        unary = {n: cost + sum(price[i] * b for i, b in self.loads[n].items()) for n, cost in self.unary.items()}
+        """A copy without loads in which each byte in a row costs its price; the limit's worth comes back."""
+        weight = self.weights(price)
+        unary = {n: cost + sum(weight[i] * b for i, b in self.loads[n].items()) for n, cost in self.unary.items()}
         near: dict[int, dict[int, Table]] = {u: {} for u in self.near}
         for u, v, table in self.pairs():
-            near[u][v] = table.priced(price)
-            near[v][u] = near[u][v].T
-        parts = dict(strategies=dict(self.strategies), lifts=list(self.lifts))
-        return replace(self, unary=unary, near=near, loads={u: {} for u in unary}, **parts)
+            ids = self.cargo.get((u, v), ())
+            if any(weight[i] for i in ids):
+                cost = table.cost + sum(weight[i] * held for i, held in zip(ids, table.held))
+                table = Table(table.row, table.col, cost)
+            elif ids:
+                table = Table(table.row, table.col, table.cost)
+            near[u][v], near[v][u] = table, table.T
+        constant = self.constant + float(self.still @ weight)
+        if self.memory is not None and self.memory.rows:
+            constant -= float(price.sum() * self.memory.limit)
+        parts = dict(strategies=dict(self.strategies), lifts=list(self.lifts), cargo={}, memory=None)
+        return replace(self, unary=unary, near=near, loads={u: {} for u in unary}, constant=constant, **parts)
 
     def pairs(self) -> Iterable[tuple[int, int, Table]]:
         """Each pair once, lower node first."""
         return ((u, v, table) for u in sorted(self.near) for v, table in sorted(self.near[u].items()) if u < v)
 
+    def held(self) -> Iterable[tuple[int, Array]]:
+        """Each load that varies and its bytes; on a pair only those that are possible."""
+        for loads in self.loads.values():
+            yield from loads.items()
+        for (u, v), ids in self.cargo.items():
+            table = self.near[u][v]
+            yield from ((i, held[table.possible]) for i, held in zip(ids, table.held))
+
     def loaded(self) -> bool:
         """Whether anything left holds bytes that vary."""
-        return any(self.loads.values()) or any(table.loads for _, _, table in self.pairs())
+        return any(self.loads.values()) or bool(self.cargo)
 
-    def join(self, u: int, v: int, table: Table) -> None:
+    def roots(self) -> Array:
+        """The load that stands for each load of the problem."""
+        while (self.into[self.into] != self.into).any():
+            self.into = self.into[self.into]
+        return self.into[:-1]
+
+    def weights(self, price: Array) -> Array:
+        """What a byte of each load that stands for others costs in all their rows."""
+        if self.memory is None:
+            return np.zeros(len(self.still))
+        return np.bincount(self.roots(), self.memory.weights(price), len(self.still))
+
+    def totals(self, held: Array) -> Array:
+        """Bytes of each row, when the loads that stand for others hold `held`, with what is settled."""
+        assert self.memory is not None
+        return self.memory.totals((held + self.still)[self.roots()])
+
+    def hold(self, n: int, load: int, bytes_of: Array) -> None:
+        """Give node `n` a load; if it holds the same bytes already, that one counts for both."""
+        if bytes_of.min() == bytes_of.max():
+            self.still[load] += bytes_of[0]
+            return
+        twin = next((i for i, known in self.loads[n].items() if known is bytes_of), None)
+        if twin is None:
+            self.loads[n][load] = bytes_of
+        else:
+            self.into[load] = twin
+
+    def put(self, u: int, v: int, table: Table, ids: tuple[int, ...] = ()) -> None:
+        """Make `table` all there is between a pair; `ids` are its loads."""
+        if u > v:
+            u, v, table = v, u, table.T
+        self.near[u][v], self.near[v][u] = table, table.T
+        if ids:
+            self.cargo[u, v] = ids
+
+    def carried(self, u: int, v: int) -> tuple[int, ...]:
+        """The loads on a pair."""
+        return self.cargo.get((min(u, v), max(u, v)), ())
+
+    def join(self, u: int, v: int, table: Table, ids: tuple[int, ...] = ()) -> None:
         """Add a table to a pair."""
         if v in self.near[u]:
-            table = self.near[u][v] + table
-        self.near[u][v], self.near[v][u] = table, table.T
+            table, ids = self.memo(add, self.near[u][v], table), self.carried(u, v) + ids
+        self.put(u, v, table, ids)
 
     def restrict(self, n: int, kept: Array) -> None:
         """Keep only the strategies of node `n` in `kept` (mask over those left)."""
@@ -129,16 +153,19 @@ class Network:
             return
         if not kept.any():
             raise Impossible
-        self.unary[n], self.strategies[n] = self.unary[n][kept], self.strategies[n][kept]
-        self.loads[n] = {i: held[kept] for i, held in self.loads[n].items()}
-        for m, table in self.near[n].items():
-            self.near[n][m] = table.take(kept)
-            self.near[m][n] = self.near[n][m].T
+        kept, memo = self.memo.one(kept), self.memo
+        self.unary[n], self.strategies[n] = memo(_pick, self.unary[n], kept), memo(_pick, self.strategies[n], kept)
+        loads, self.loads[n] = self.loads[n], {}
+        for i, bytes_of in loads.items():
+            self.hold(n, i, memo(_pick, bytes_of, kept))
+        for m, table in list(self.near[n].items()):
+            self.put(n, m, memo(take, table, kept))
 
     def drop(self, n: int) -> None:
-        """Remove a node and its tables."""
+        """Remove a node and its tables; loads must have been moved."""
         for m in self.near.pop(n):
             del self.near[m][n]
+            self.cargo.pop((min(n, m), max(n, m)), None)
         del self.unary[n], self.strategies[n], self.loads[n]
 
     def lift(self, choice: dict[int, int]) -> tuple[int, ...]:
@@ -151,23 +178,33 @@ class Network:
         return tuple(full)
 
 
-def network(problem: Problem, member: Array) -> Network:
-    """The whole problem. `member` has shape [rows, nodes + edges]; loads in no row are left out."""
-    nodes = len(problem.cost)
-    counted = set(np.flatnonzero(member.sum(axis=0)).tolist())
+def _pick(a: Array, kept: Array) -> Array:
+    return a[kept]
+
+
+def network(problem: Problem, memory: Memory | None = None) -> Network:
+    """The whole problem, with the loads that the rows of `memory` count."""
+    nodes, loads, memo = len(problem.cost), len(problem.cost) + len(problem.edges), Memo()
+    counted = memory.counted if memory else np.zeros(loads, bool)
     net = Network(
-        unary=dict(enumerate(problem.cost)),
+        unary=dict(enumerate(map(memo.one, problem.cost))),
         near={n: {} for n in range(nodes)},
-        strategies={n: np.arange(len(cost)) for n, cost in enumerate(problem.cost)},
-        loads={n: {n: problem.usage[n]} if n in counted else {} for n in range(nodes)},
-        member=member,
-        base=np.zeros(len(member)),
+        strategies={n: memo.one(np.arange(len(cost))) for n, cost in enumerate(problem.cost)},
+        loads={n: {} for n in range(nodes)},
+        cargo={},
+        memory=memory,
+        into=np.arange(loads + 1),
+        still=np.zeros(loads + 1),
+        active=np.ones(memory.rows if memory else 0, bool),
         size=nodes,
+        memo=memo,
     )
+    for n in np.flatnonzero(counted[:nodes]).tolist():
+        net.hold(n, n, memo.one(np.asarray(problem.usage[n], float)))
     for e, edge in enumerate(problem.edges):
-        loads = {nodes + e: edge.usage} if nodes + e in counted and edge.usage is not None else {}
-        table = Table(np.asarray(edge.row), np.asarray(edge.col), edge.cost, loads)
-        net.join(edge.u, edge.v, table.take(EVERY).T.take(EVERY).T)
+        loaded = edge.usage is not None and counted[nodes + e]
+        table = memo(compact, edge.row, edge.col, edge.cost, *([edge.usage] if loaded else []))
+        net.join(edge.u, edge.v, table, (nodes + e,) if loaded else ())
     for n, cost in enumerate(problem.cost):
         net.restrict(n, np.isfinite(cost))
     return net
@@ -175,5 +212,5 @@ def network(problem: Problem, member: Array) -> Network:
 
 def dearest(net: Network) -> float:
     """No possible choice costs more."""
-    tables = sum(float(table.cost[np.isfinite(table.cost)].max()) for _, _, table in net.pairs())
+    tables = sum(float(table.cost[table.possible].max()) for _, _, table in net.pairs())
     return net.constant + sum(float(cost.max()) for cost in net.unary.values()) + tables

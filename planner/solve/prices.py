@@ -26,8 +26,6 @@ CELLS = 1 << 16  # most cells that eliminating a node between prices may look at
 SWEEPS = 12  # most at one price
 STALL = 2e-4  # share of itself by which the bound has to rise in a sweep
 MENDS = 4  # how often to raise prices on what does not fit
-LABOUR = 1e9  # cells swept at work 1: some seconds
-STAY = 0.6  # weight of the best prices so far in the next ones
 
 
 @dataclass
@@ -76,7 +74,7 @@ class Pricing:
         """Offer a choice of the whole problem, and let the prices know it."""
         seconds = self.seconds(choice)
         if np.isfinite(seconds) and choice not in self.columns:
-            self.columns[choice] = (seconds, self.memory.rows(choice))
+            self.columns[choice] = (seconds, self.memory.used(choice))
             self.best.offer(choice)
 
     def ascend(self, rounds: int) -> None:
@@ -88,8 +86,8 @@ class Pricing:
         ceiling = np.inf if self.soft else dearest(self.net)
         sent = None
         if not len(self.price):
-            self.price = np.zeros(len(self.net.member))
-        target, stalled = self.price, 0
+            self.price = np.zeros(self.memory.rows)
+        target, stalled, step = self.price, 0, 0.4
         for _ in range(rounds):
             messages = Messages(self.priced(target), sent)
             before, known = self.bound, len(self.columns)
@@ -102,10 +100,11 @@ class Pricing:
             if self.best.proven(self.bound) or self.labour.left < 0:
                 return
             duals, value, _ = self.mix()
+            step = min(1.0, 1.5 * step) if self.bound - before > 1e-4 * abs(value) else step / 1.5
             stalled = 0 if self.bound - before > 1e-4 * abs(value) or len(self.columns) > known else stalled + 1
             if stalled > 3 or value - self.bound <= 1e-5 * abs(value):
                 return
-            target = STAY * self.price + (1 - STAY) * duals
+            target = self.price + step * (duals - self.price)
 
     def take(self, messages: Messages, price: Array, stall: float = STALL) -> None:
         """Sweep until the bound stalls, keep it if it is the best one, and add the choices that come up."""
@@ -128,7 +127,7 @@ class Pricing:
         if self.soft:
             return
         for _ in range(MENDS):
-            over = self.memory.rows(whole) > self.memory.limit
+            over = self.memory.used(whole) > self.memory.limit
             if not over.any():
                 return
             step = max(float(price.max()), abs(self.seconds(whole)) / self.memory.limit)
@@ -156,9 +155,7 @@ class Pricing:
 
     def priced(self, price: Array) -> Network:
         """The network without rows that charges for bytes instead."""
-        net = self.net.priced(price @ self.net.member)
-        net.constant += float(price @ (self.net.base - self.memory.limit))
-        return net
+        return self.net.priced(price)
 
     def mix(self) -> tuple[Array, float, Array]:
         """Prices at which no mix of the known choices that fits is cheaper, its seconds, and the share of each."""

@@ -1,18 +1,22 @@
 """Exact shrinking of a network, each step with the way back.
 
-Impossible pairs remove strategies (arc consistency), nodes of degree 0, 1 and 2 are minimised out (R0, R1, R2 of
-partitioned boolean quadratic programming, Scholz and Eckstein 2002), a node that another one determines is merged into
-it, and dominated strategies go (Goldstein 1994). A node that still holds varying bytes is never minimised out.
+Impossible pairs remove strategies (arc consistency), tables that are a mere sum go, nodes of degree 0, 1 and 2 are
+minimised out (R0, R1, R2 of partitioned boolean quadratic programming, Scholz and Eckstein 2002), a node that another
+one determines is merged into it, and dominated strategies go (Goldstein 1994). A node that still holds varying bytes is
+never minimised out, unless what is cheapest holds the least as well.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from .network import Array, Impossible, Network, Table, joint
+from .eliminate import eliminate, merge_into
+from .network import Array, Network
+from .table import Table, excess
 
 CELLS = 1 << 21  # most cells a degree-two elimination may look at
 DENSE = 1 << 19  # most cells in all at which looking for dominated strategies is quick
+PAIRS = 1 << 26  # most comparisons of a table's rows; larger ones are taken as unlike
 
 
 def simplify(net: Network, cells: int = CELLS, dominance: bool = True) -> Network:
@@ -26,7 +30,7 @@ def simplify(net: Network, cells: int = CELLS, dominance: bool = True) -> Networ
     Raises:
         Impossible: No choice of finite cost exists.
     """
-    queue = dict.fromkeys(sorted(net.unary))
+    queue = dict.fromkeys(sorted(net.unary, key=lambda n: (len(net.near[n]), n)))
     while queue:
         n = next(iter(queue))
         del queue[n]
@@ -37,8 +41,10 @@ def simplify(net: Network, cells: int = CELLS, dominance: bool = True) -> Networ
 
 def _visit(net: Network, n: int, cells: int, dominance: bool) -> list[int]:
     """Apply what applies to one node; return the nodes worth another look."""
-    near, before = sorted(net.near[n]), len(net.unary[n])
-    changed = [m for m in near if consistent(net, n, m)]
+    before, changed = len(net.unary[n]), [m for m in sorted(net.near[n]) if consistent(net, n, m)]
+    while unsound := [m for m in sorted(net.near[n]) if not net.near[n][m].sound]:
+        changed += [m for m in unsound if consistent(net, n, m)]
+    near = sorted(net.near[n])
     settle(net, n)
     if eliminate(net, n, cells) or merge(net, n):
         return near
@@ -48,111 +54,61 @@ def _visit(net: Network, n: int, cells: int, dominance: bool) -> list[int]:
 
 
 def consistent(net: Network, n: int, m: int) -> bool:
-    """Remove strategies of `n` and `m` that have no possible partner in the other; say whether `m` lost any."""
+    """Remove strategies of `n` and `m` without a partner in the other, and the table if it is a mere sum.
+
+    Returns:
+        Whether `m` is worth another look.
+    """
     table = net.near[n][m]
-    possible: Array = np.isfinite(table.cost)
-    if possible.all():
-        return False
-    net.restrict(n, (possible.sum(axis=1) > 0)[table.row])
-    kept = (possible.sum(axis=0) > 0)[table.col]
-    net.restrict(m, kept)
-    return not kept.all()
+    changed = not table.sound
+    if changed:
+        net.restrict(n, (table.possible.sum(axis=1) > 0)[table.row])
+        net.restrict(m, (table.possible.sum(axis=0) > 0)[table.col])
+        table = net.near[n][m]
+    if table.parts is None or net.carried(n, m):
+        return changed
+    rows, cols = table.parts
+    net.unary[n] = net.memo(_paid, net.unary[n], rows, table.row)
+    net.unary[m] = net.memo(_paid, net.unary[m], cols, table.col)
+    del net.near[n][m], net.near[m][n]
+    return True
+
+
+def _paid(unary: Array, more: Array, at: Array) -> Array:
+    return unary + more[at]
 
 
 def settle(net: Network, n: int) -> None:
-    """Move the loads of a node and its tables that no longer vary into the base of their rows."""
-    for i, held in list(net.loads[n].items()):
-        if held.min() == held.max():
-            net.base = net.base + net.member[:, i] * held[0]
-            del net.loads[n][i]
-    for m, table in net.near[n].items():
-        still = {i: held for i, held in table.loads.items() if held.min() == held.max()}
-        for i, held in still.items():
-            net.base = net.base + net.member[:, i] * held.flat[0]
-        if still:
-            loads = {i: held for i, held in table.loads.items() if i not in still}
-            net.near[n][m] = Table(table.row, table.col, table.cost, loads)
-            net.near[m][n] = net.near[n][m].T
-
-
-def eliminate(net: Network, n: int, cells: int = CELLS) -> bool:
-    """Minimise out a node of degree at most two that holds no varying bytes; say whether it happened."""
-    if len(net.near[n]) > 2 or net.loads[n] or any(table.loads for table in net.near[n].values()):
-        return False
-    if len(net.near[n]) == 0:
-        best = int(net.unary[n].argmin())
-        net.constant += float(net.unary[n][best])
-        _remember(net, n, (), np.array(best))
-    elif len(net.near[n]) == 1:
-        _fold_into_neighbour(net, n)
-    else:
-        return _fold_into_pair(net, n, cells)
-    net.drop(n)
-    return True
-
-
-def _fold_into_neighbour(net: Network, n: int) -> None:
-    (m,) = net.near[n]
-    table = net.near[n][m]
-    best, cheapest = _cheapest(net.unary[n], table.row, len(table.cost))
-    total = cheapest[:, None] + table.cost
-    spec = total.argmin(axis=0)
-    _remember(net, n, (m,), best[spec][table.col])
-    net.unary[m] = net.unary[m] + total.min(axis=0)[table.col]
-
-
-def _fold_into_pair(net: Network, n: int, cells: int) -> bool:
-    u, v = sorted(net.near[n])
-    a, b = net.near[n][u], net.near[n][v]
-    index, (rows, cols) = joint(a.row, b.row)
-    if len(rows) * a.cost.shape[1] * b.cost.shape[1] > cells:
-        return False
-    best, cheapest = _cheapest(net.unary[n], index, len(rows))
-    left, right = (cheapest[:, None] + a.cost[rows]).T, np.ascontiguousarray(b.cost[cols])
-    cost = np.empty((len(left), right.shape[1]))
-    spec = np.empty(cost.shape, np.intp)
-    for p, line in enumerate(left):
-        total = line[:, None] + right
-        spec[p] = total.argmin(axis=0)
-        cost[p] = total.min(axis=0)
-    _remember(net, n, (u, v), best[spec][np.ix_(a.col, b.col)])
-    net.drop(n)
-    net.join(u, v, Table(a.col, b.col, cost))
-    return True
-
-
-def _cheapest(cost: Array, group: Array, groups: int) -> tuple[Array, Array]:
-    """The cheapest strategy of each group (lowest index first), and what it costs."""
-    order = np.lexsort((np.arange(len(cost)), cost, group))
-    first = order[np.searchsorted(group[order], np.arange(groups))]
-    return first, cost[first]
+    """Bytes on the tables of a node that no longer vary are no load any more."""
+    for m, table in list(net.near[n].items()):
+        ids = net.carried(n, m)
+        vary = [bool(held.min() < held.max()) for held in table.held]
+        if all(vary):
+            continue
+        for i, held, still in zip(ids, table.held, vary):
+            net.still[i] += 0.0 if still else held.flat[0]
+        del net.cargo[min(n, m), max(n, m)]
+        kept = tuple(held for held, some in zip(table.held, vary) if some)
+        net.put(n, m, Table(table.row, table.col, table.cost, kept), tuple(i for i, some in zip(ids, vary) if some))
 
 
 def merge(net: Network, n: int) -> bool:
     """Merge `n` into a neighbour whose strategy leaves it no choice; say whether that happened."""
+    degree = len(net.near[n])
     for m in sorted(net.near[n]):
         table = net.near[n][m]
-        width = np.bincount(table.row, minlength=len(table.cost))
-        if ((np.isfinite(table.cost) * width[:, None]).sum(axis=0) == 1).all():
-            return _merge_into(net, n, m)
+        if table.functional and not (table.T.functional and degree > len(net.near[m])):
+            image = net.memo(_image, table)
+            merge_into(net, n, m, image)
+            return True
     return False
 
 
-def _merge_into(net: Network, n: int, m: int) -> bool:
-    table = net.near[n][m]
-    possible = np.isfinite(table.cost)
-    best, _ = _cheapest(net.unary[n], table.row, len(table.cost))
-    spec = possible.argmax(axis=0)[table.col]
-    image = best[spec]
-    _remember(net, n, (m,), image)
-    net.unary[m] = net.unary[m] + net.unary[n][image] + table.cost[spec, table.col]
-    net.loads[m] |= {i: held[image] for i, held in net.loads[n].items()}
-    net.loads[m] |= {i: held[spec, table.col] for i, held in table.loads.items()}
-    others = {w: t for w, t in net.near[n].items() if w != m}
-    net.drop(n)
-    for w, t in others.items():
-        net.join(m, w, Table(t.row[image], t.col, t.cost, t.loads).take(np.ones(len(image), bool)))
-    return True
+def _image(table: Table) -> Array:
+    """The strategy of the first node that each strategy of the second one leaves."""
+    first = np.zeros(len(table.cost), np.intp)
+    first[table.row[::-1]] = np.arange(len(table.row))[::-1]
+    return first[table.possible.argmax(axis=0)][table.col]
 
 
 def undominated(net: Network, n: int) -> bool:
@@ -160,49 +116,29 @@ def undominated(net: Network, n: int) -> bool:
 
     Strategy s goes if some t has `c[s] − c[t] ≥ Σ_e max_q (T_e[t, q] − T_e[s, q])` and never more bytes.
     """
-    cost = net.unary[n]
-    if len(cost) < 2:
+    if len(net.unary[n]) < 2:
         return False
+    tables = [net.near[n][m] for m in sorted(net.near[n])]
+    if any(len(t.cost) * t.cost.size > PAIRS for t in tables):
+        return False
+    kept = net.memo(_undominated, net.unary[n], *tables, *net.loads[n].values())
+    net.restrict(n, kept)
+    return not kept.all()
+
+
+def _undominated(cost: Array, *parts: Array | Table) -> Array:
+    """Mask of the strategies that stay."""
+    tables = [p for p in parts if isinstance(p, Table)]
     worse = cost[None, :] - cost[:, None]  # [t, s]: how much more s costs than t, at least
-    for table in net.near[n].values():
-        worse = worse - _most(table.cost)[np.ix_(table.row, table.row)]
+    for table in tables:
+        worse = worse - table.most[np.ix_(table.row, table.row)]
     beaten = worse >= 0
-    for held in net.loads[n].values():
+    for held in (p for p in parts if not isinstance(p, Table)):
         beaten &= held[:, None] <= held[None, :]
-    for table in net.near[n].values():
-        for held in table.loads.values():
-            beaten &= (_most(held) <= 0)[np.ix_(table.row, table.row)]
+    for table in tables:
+        for held in table.held:
+            beaten &= (excess(held) <= 0)[np.ix_(table.row, table.row)]
     first = np.tri(len(cost), k=-1, dtype=bool).T  # of equals, the lowest index stays
     gone: Array = (beaten & (~beaten.T | first)).sum(axis=0) > 0
     gone &= beaten[~gone].any(axis=0)  # rounding may let strategies beat each other in a circle
-    net.restrict(n, ~gone)
-    return bool(gone.any())
-
-
-def _most(cost: Array) -> Array:
-    """How much more row p can cost than row q: max over columns, shape [p, q]. A column q rules out never counts."""
-    out = np.empty((len(cost), len(cost)))
-    ruled_out = np.isinf(cost)
-    if not ruled_out.any():
-        for p, line in enumerate(cost):
-            out[p] = (line - cost).max(axis=1)
-        return out
-    floor = np.where(ruled_out, np.inf, cost)
-    for p, line in enumerate(cost):
-        difference = np.subtract(line, floor, out=np.full(cost.shape, -np.inf), where=~ruled_out)
-        out[p] = difference.max(axis=1)
-    return out
-
-
-def _remember(net: Network, n: int, on: tuple[int, ...], best: Array) -> None:
-    """Note that `n` takes strategy `best[positions of the nodes in on]` once those are known."""
-    choices = net.strategies[n][best]
-    at = tuple(net.strategies[m] for m in on)
-
-    def lift(full: list[int]) -> None:
-        full[n] = int(choices[tuple(int(np.searchsorted(s, full[m])) for s, m in zip(at, on))])
-
-    net.lifts.append(lift)
-
-
-__all__ = ["CELLS", "DENSE", "Impossible", "consistent", "eliminate", "merge", "settle", "simplify", "undominated"]
+    return ~gone

@@ -12,10 +12,12 @@ from .fitting import fit
 from .free import NODES, PROVEN, Best, Effort, minimise
 from .limited import look
 from .memory import Memory
-from .network import Impossible, network
-from .prices import CELLS, LABOUR, Labour, Pricing
+from .network import Impossible, Network, network
+from .prices import CELLS, Labour, Pricing
 from .problem import Problem, Solution, evaluate, peak
+from .scoring import Scoring
 from .simplify import simplify
+from .trws import ROUNDING
 
 Progress = Callable[[str, float, float], None]
 
@@ -40,34 +42,36 @@ def solve(
         is the status too.
     """
     report = progress or (lambda stage, seconds, bound: None)
-    effort = Effort(max(1, int(NODES * work)), max(tolerance, PROVEN))
-    memory = Memory(problem)
-    fits = Best(
-        lambda choice: evaluate(problem, choice) if peak(problem, choice) <= problem.limit else np.inf, effort.gap
-    )
-    free = Best(lambda choice: evaluate(problem, choice), effort.gap)
+    effort = Effort(max(1, int(NODES * work)), max(tolerance, 2 * ROUNDING))
+    scoring = Scoring(problem)
+    memory = Memory(problem, scoring)
+    fits, free = Best(scoring.within, effort.gap), Best(scoring.seconds, effort.gap)
     for start in problem.starts:
         fits.offer(tuple(start))
         free.offer(tuple(start))
-    bound = _unconstrained(problem, free, effort)
+    try:
+        net = simplify(network(problem, memory), CELLS, dominance=False)
+        bound = minimise(net.priced(np.zeros(memory.rows)), free, effort)
+    except Impossible:
+        return Solution(tuple([0] * len(problem.cost)), np.inf, np.inf, "infeasible", np.inf)
     report("memory ignored", free.seconds, bound)
     if not np.isfinite(free.seconds):
         return Solution(tuple([0] * len(problem.cost)), np.inf, np.inf, "infeasible", np.inf)
     fits.offer(free.choice)
     if fits.proven(bound):
-        return _solution(fits, bound)
-    bound = max(bound, _within(problem, memory, fits, free, effort, report))
+        return _solution(problem, fits, bound)
+    bound = max(bound, _within(problem, net, fits, free, effort, report))
     report("memory", fits.seconds, bound)
     if np.isfinite(fits.seconds):
-        return _solution(fits, bound)
+        return _solution(problem, fits, bound)
     report("nothing fits: least excess", np.inf, bound)
     return _least_excess(problem, memory, free, effort)
 
 
-def _within(problem: Problem, memory: Memory, best: Best, free: Best, effort: Effort, report: Progress) -> float:
+def _within(problem: Problem, net: Network, best: Best, free: Best, effort: Effort, report: Progress) -> float:
+    assert net.memory is not None
     try:
-        net = fit(simplify(network(problem, memory.member), CELLS, dominance=False), problem.limit)
-        pricing = Pricing(net, memory, best, free.score, _labour(effort), report=report)
+        pricing = Pricing(fit(net, problem.limit), net.memory, best, free.score, Labour(effort.labour), report=report)
         for choice in (free.choice, *problem.starts):
             pricing.add(tuple(choice))
         return minimise_within(pricing, effort)
@@ -77,31 +81,29 @@ def _within(problem: Problem, memory: Memory, best: Best, free: Best, effort: Ef
 
 def _least_excess(problem: Problem, memory: Memory, free: Best, effort: Effort) -> Solution:
     """When nothing fits: as few bytes over the limit as possible, then as few seconds."""
+    scoring = memory.scoring
 
     def excess(choice: Sequence[int]) -> float:
-        over = peak(problem, choice) - problem.limit
-        return max(0.0, over) if np.isfinite(evaluate(problem, choice)) else np.inf
+        return max(0.0, scoring.peak(choice) - problem.limit) if np.isfinite(scoring.seconds(choice)) else np.inf
 
     def within(choice: Sequence[int]) -> float:
-        return evaluate(problem, choice) if excess(choice) <= least.seconds else np.inf
+        return scoring.seconds(choice) if excess(choice) <= least.seconds else np.inf
 
     least = Best(excess, effort.gap)
     costless = _costless(problem)
-    pricing = Pricing(simplify(network(costless, memory.member)), memory, least, free.score, _labour(effort), soft=True)
-    pricing.seconds = lambda choice: evaluate(costless, choice)
+    pricing = Pricing(simplify(network(costless, memory)), memory, least, free.score, Labour(effort.labour), soft=True)
+    pricing.seconds = Scoring(costless).seconds
     pricing.add(free.choice)
     look(pricing, effort)
     best = Best(within, effort.gap)
     best.offer(least.choice)
     relaxed = replace(problem, limit=peak(problem, least.choice))
-    bound = _within(relaxed, Memory(relaxed), best, free, effort, lambda *_: None)
+    net = simplify(network(relaxed, Memory(relaxed, scoring)), CELLS, dominance=False)
+    bound = _within(relaxed, net, best, free, effort, lambda *_: None)
     if least.seconds == 0:
-        return _solution(best, bound)
-    return Solution(best.choice, best.seconds, min(bound, best.seconds), "infeasible", least.seconds)
-
-
-def _labour(effort: Effort) -> Labour:
-    return Labour(LABOUR / NODES * effort.nodes)
+        return _solution(problem, best, bound)
+    seconds, over = evaluate(problem, best.choice), peak(problem, best.choice) - problem.limit
+    return Solution(best.choice, seconds, min(bound, seconds), "infeasible", over)
 
 
 def _costless(problem: Problem) -> Problem:
@@ -110,14 +112,8 @@ def _costless(problem: Problem) -> Problem:
     return replace(problem, cost=tuple(np.where(np.isfinite(c), 0.0, np.inf) for c in problem.cost), edges=edges)
 
 
-def _unconstrained(problem: Problem, best: Best, effort: Effort) -> float:
-    none = np.zeros((0, len(problem.cost) + len(problem.edges)))
-    try:
-        return minimise(network(problem, none), best, effort)
-    except Impossible:
-        return np.inf
-
-
-def _solution(best: Best, bound: float) -> Solution:
-    proven = best.seconds - bound <= PROVEN * abs(best.seconds)
-    return Solution(best.choice, best.seconds, min(bound, best.seconds), "optimal" if proven else "feasible")
+def _solution(problem: Problem, best: Best, bound: float) -> Solution:
+    seconds = evaluate(problem, best.choice)
+    assert peak(problem, best.choice) <= problem.limit
+    proven = seconds - bound <= PROVEN * abs(seconds)
+    return Solution(best.choice, seconds, min(bound, seconds), "optimal" if proven else "feasible")

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .network import Array, Network, Table
+from .network import Array, Network
+from .table import Table
 
 ROUNDING = 1e-9  # share of the magnitude that float64 sums may be off by, generously
 

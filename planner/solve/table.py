@@ -1,0 +1,127 @@
+"""Costs and bytes between two nodes. A table never changes and may serve many pairs; what it works out it keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Costs and bytes over distinct specs: `cost[row[s], col[t]]`, likewise each of `held`.
+
+    Attributes:
+        row: For each strategy of the first node, its row. All rows are in use.
+        col: For each strategy of the second node, its column. All columns are in use.
+        cost: Seconds, infinite where a pair is impossible.
+        held: Bytes of loads on the pair, each of the shape of `cost`.
+    """
+
+    row: Array
+    col: Array
+    cost: Array
+    held: tuple[Array, ...] = ()
+
+    @cached_property
+    def T(self) -> Table:
+        """The same table seen from the other node."""
+        cost, *held = (np.ascontiguousarray(a.T) for a in (self.cost, *self.held))
+        other = Table(self.col, self.row, cost, tuple(held))
+        other.__dict__["T"] = self
+        return other
+
+    @cached_property
+    def possible(self) -> Array:
+        """Which pairs of specs are possible."""
+        return np.isfinite(self.cost)
+
+    @cached_property
+    def sound(self) -> bool:
+        """Whether every row and every column has a possible pair."""
+        return bool(self.possible.any(axis=1).all() and self.possible.any(axis=0).all())
+
+    @cached_property
+    def functional(self) -> bool:
+        """Whether each strategy of the second node leaves the first one no choice."""
+        width = np.bincount(self.row, minlength=len(self.cost))
+        return bool((width @ self.possible == 1).all())
+
+    @cached_property
+    def most(self) -> Array:
+        """How much more row p can cost than row q: max over columns. A column that q rules out never counts."""
+        return excess(self.cost)
+
+    @cached_property
+    def parts(self) -> tuple[Array, Array] | None:
+        """What rows and columns cost, where the table is but the sum of the two."""
+        if not self.possible.all():
+            return None
+        rows = self.cost - self.cost[0, 0]
+        apart = (rows[:, :1] + self.cost[:1]) == self.cost
+        return (rows[:, 0], self.cost[0]) if apart.all() else None
+
+
+def excess(cost: Array) -> Array:
+    """Max over columns of `cost[p] − cost[q]`, shape [p, q], without the columns that q rules out."""
+    out = np.empty((len(cost), len(cost)))
+    ruled_out = np.isinf(cost)
+    if not ruled_out.any():
+        for p, line in enumerate(cost):
+            out[p] = (line - cost).max(axis=1)
+        return out
+    floor = np.where(ruled_out, np.inf, cost)
+    for p, line in enumerate(cost):
+        difference = np.subtract(line, floor, out=np.full(cost.shape, -np.inf), where=~ruled_out)
+        out[p] = difference.max(axis=1)
+    return out
+
+
+def take(table: Table, kept: Array) -> Table:
+    """The table when the first node keeps only the strategies of a mask."""
+    used, row = np.unique(table.row[kept], return_inverse=True)
+    if len(used) == len(table.cost):
+        return Table(row, table.col, table.cost, table.held)
+    return Table(row, table.col, table.cost[used], tuple(held[used] for held in table.held))
+
+
+def through(table: Table, image: Array) -> Table:
+    """The table of the node whose strategy t stands for strategy `image[t]` of the first one."""
+    used, row = np.unique(table.row[image], return_inverse=True)
+    return Table(row, table.col, table.cost[used], tuple(held[used] for held in table.held))
+
+
+def add(a: Table, b: Table) -> Table:
+    """The sum of two tables of the same pair; its specs are the joint ones, its loads those of both."""
+    row, rows = joint(a.row, b.row)
+    col, cols = joint(a.col, b.col)
+    mine, theirs = np.ix_(rows[0], cols[0]), np.ix_(rows[1], cols[1])
+    held = (*(h[mine] for h in a.held), *(h[theirs] for h in b.held))
+    return Table(row, col, a.cost[mine] + b.cost[theirs], held)
+
+
+def joint(a: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
+    """Number the distinct pairs (a[s], b[s]): the number for each s, and the pair for each number."""
+    width = int(b.max(initial=0)) + 1
+    pairs, index = np.unique(a * width + b, return_inverse=True)
+    return index, (pairs // width, pairs % width)
+
+
+def compact(row: Array, col: Array, cost: Array, *held: Array) -> Table:
+    """A table from an edge's: unused and equal rows and columns go."""
+    table = Table(row, col, cost, held)
+    for _ in range(2):
+        table = _distinct(take(table, np.ones(len(table.row), bool))).T
+    return table
+
+
+def _distinct(table: Table) -> Table:
+    lines = np.concatenate([table.cost, *table.held], axis=1)
+    _, first, index = np.unique(lines, axis=0, return_index=True, return_inverse=True)
+    order = np.argsort(first)  # in the order of first appearance
+    place = np.argsort(order)
+    kept = first[order]
+    return Table(place[index.reshape(-1)][table.row], table.col, table.cost[kept], tuple(h[kept] for h in table.held))
