@@ -1,8 +1,8 @@
 """Matmuls of large models along the schedule that the TPU compiler makes: `python -m benchmarks.collective_matmul`.
 
 Weight-stationary in two dims: the first axis splits the model's width, the others the hidden dims (Pope et al. 2022,
-section 3.2.2). Two layers under a scan, as weights come in a model; times are for one. What is multiplied arrives and
-leaves split as the layouts around it have it, and the planner chooses how.
+section 3.2.2). What is multiplied arrives and leaves split as the layouts around it have it, and the planner chooses
+how.
 
     off      sharding constraints, the compiler's own loops off
     default  sharding constraints
@@ -31,7 +31,6 @@ from planner.audit.schedule import Timer, timer_of
 from planner.audit.topology import has_libtpu, topology_mesh
 
 MATMUL = (((1,), (0,)), ((), ()))
-LAYERS = 2
 MODELS = {
     "palm-540b": {
         "q": (18432, 12288),
@@ -66,12 +65,12 @@ class Case:
 
     @property
     def specs(self) -> list[P]:
-        """Of the stacks of all layers."""
-        return [P(None, *spec) for spec in (self.lhs, self.rhs, self.out)]
+        """Of the operands and of the result."""
+        return [self.lhs, self.rhs, self.out]
 
     def arguments(self, mesh: Any) -> list[jax.ShapeDtypeStruct]:
-        """The stacked operands."""
-        shapes = (LAYERS, self.tokens, self.k), (LAYERS, self.k, self.n)
+        """The operands."""
+        shapes = (self.tokens, self.k), (self.k, self.n)
         where = [NamedSharding(mesh, spec) for spec in self.specs]
         return [jax.ShapeDtypeStruct(s, jnp.bfloat16, sharding=w) for s, w in zip(shapes, where)]
 
@@ -86,20 +85,10 @@ def cases(model: str, tokens: int, axes: Sequence[str]) -> Iterator[Case]:
             yield Case(name, tokens, k, n, P(None, first), P(first, rest), P(None, (*rest, first)))
 
 
-def layers(matmul: Callable, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-    """The same matmul in every layer."""
-    return jax.lax.scan(lambda _, operands: (None, matmul(*operands)), None, (lhs, rhs))[1]
-
-
-def multiply(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-    """The plain matmul of all layers."""
-    return layers(jnp.matmul, lhs, rhs)
-
-
 def constrained(case: Case, mesh: Any, options: Mapping[str, Any] | None) -> Any:
     """Compiled from the shardings alone."""
     out = NamedSharding(mesh, case.specs[2])
-    return jax.jit(multiply, out_shardings=out, compiler_options=options).lower(*case.arguments(mesh)).compile()
+    return jax.jit(jnp.matmul, out_shardings=out, compiler_options=options).lower(*case.arguments(mesh)).compile()
 
 
 def by_force(case: Case, mesh: Any) -> Iterator[Any]:
@@ -126,7 +115,7 @@ def by_hand(case: Case, mesh: Any) -> Any:
 
 def _mapped(matmul: Callable, case: Case, mesh: Any) -> Any:
     specs = {"in_specs": tuple(case.specs[:2]), "out_specs": case.specs[2], "check_vma": False}
-    return jax.jit(jax.shard_map(partial(layers, matmul), mesh=mesh, **specs)).lower(*case.arguments(mesh)).compile()
+    return jax.jit(jax.shard_map(matmul, mesh=mesh, **specs)).lower(*case.arguments(mesh)).compile()
 
 
 def _gathered(lhs: jax.Array, rhs: jax.Array, axis: str, scatter: tuple[str, ...]) -> jax.Array:
@@ -141,7 +130,7 @@ def _scattered(lhs: jax.Array, rhs: jax.Array, axis: Any, gather: str | None = N
 
 @dataclass(frozen=True)
 class Row:
-    """Seconds of one layer's matmul."""
+    """Seconds of one matmul."""
 
     off: float
     default: float
@@ -165,9 +154,9 @@ def measured(case: Case, mesh: Any, timer: Timer) -> Row:
     """Compiles and times a case."""
 
     def seconds(compiled: Any) -> float:
-        return timer.schedule(compiled).seconds / LAYERS
+        return timer.schedule(compiled).seconds
 
-    planned = autoshard(multiply, mesh=mesh, in_shardings=tuple(case.specs[:2]), out_shardings=case.specs[2])
+    planned = autoshard(jnp.matmul, mesh=mesh, in_shardings=tuple(case.specs[:2]), out_shardings=case.specs[2])
     arguments = case.arguments(mesh)
     rings = [op.ring for op in planned.plan(*arguments).operations if op.ring]
     return Row(
