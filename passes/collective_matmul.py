@@ -71,12 +71,17 @@ def rings(closed: Any, sites: Mapping[Path, Site], mesh: Mesh | AbstractMesh) ->
     return lambda path, eqn: _ring(path, eqn, sites[path], auto(mesh)) if path in sites else None
 
 
-def _ring(path: Path, eqn: Any, site: Site, mesh: Mesh | AbstractMesh) -> Callable:
+def on_shards(path: Path, eqn: Any, site: Site) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """What one device does with its shards of the operands. Raises as `fuse`."""
     names = loops(eqn.params["dimension_numbers"], *(v.aval.ndim for v in eqn.invars))
     try:
-        local = _local(site, names, eqn.params)
+        return _local(site, names, eqn.params)
     except ValueError as error:
         raise ValueError(f"{jaxpr.locate(path, eqn)}: {error}; {site}") from error
+
+
+def _ring(path: Path, eqn: Any, site: Site, mesh: Mesh | AbstractMesh) -> Callable:
+    local = on_shards(path, eqn, site)
     specs: dict[str, Any] = {"mesh": mesh, "in_specs": (site.lhs, site.rhs), "check_vma": False}
     if not site.opened:
         whole = jax.shard_map(local, out_specs=site.out, **specs)

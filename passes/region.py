@@ -13,7 +13,7 @@ The body of the `shard_map` computes each equation on shards, in the layout that
 where a reader wants another one (`passes.moves`). A value that several readers want in one layout moves once.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -38,11 +38,19 @@ class Local:
         results: For each result the layout in which it is computed, then those through which it passes to where it
             lies for its readers.
         params: Params of the primitive on a shard; None where the result is the operand.
+        instead: What stands in for the primitive, such as a ring.
     """
 
     operands: tuple[Shard | None, ...]
     results: tuple[tuple[Shard, ...], ...]
     params: Mapping[str, Any] | None
+    instead: Callable[..., Any] | None = None
+
+    def on(self, eqn: Any, operands: Sequence[Any]) -> Sequence[Any]:
+        """The results for a device's operands."""
+        if self.instead is not None:
+            return [self.instead(*operands)]
+        return operands if self.params is None else jaxpr.bind(eqn, *operands, params=self.params)
 
 
 @dataclass(frozen=True)
@@ -119,6 +127,6 @@ class _Values:
         """One equation on its shards; it and the moves around it lead to its line."""
         with user_context(eqn.source_info.traceback, name_stack=eqn.source_info.name_stack):
             operands = [v.val if shard is None else self.get(v, shard) for v, shard in zip(eqn.invars, how.operands)]
-            results = operands if how.params is None else jaxpr.bind(eqn, *operands, params=how.params)
+            results = how.on(eqn, operands)
             for v, x, way in zip(eqn.outvars, results, how.results):
                 self.put(v, x, way)

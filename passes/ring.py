@@ -1,7 +1,6 @@
 """Matmuls that run the collective beside them as a ring, for use inside of a `shard_map` (Wang et al., ASPLOS 2023).
 
-Each of the `n` steps multiplies one chunk while others travel, half of them each way around. Gathering `x` with
-`n = 2`,
+Each of the `n` steps multiplies one chunk while others travel, half of them each way. Gathering `x` with `n = 2`,
 
     {x w. y = all_gather x; c = dot_general y w}
 
@@ -83,6 +82,14 @@ def all_gather_matmul(
 
     Returns:
         What `dot_general` gives for the gathered operand, whole on every device.
+
+    With `n` devices on the axis, a gathered contracted dim, and dims of a matmul,
+
+        lhs [M, K/n], rhs [K, N], gather_dim=1 -> [M, N]
+
+    with a gathered kept dim, of the rhs,
+
+        lhs [M, K], rhs [K, N/n], operand=1, gather_dim=1 -> [M, N]
     """
     dot = _Dot(dimension_numbers, precision, preferred_element_type or jnp.result_type(lhs, rhs))
     *terms, out = loops(dimension_numbers, lhs.ndim, rhs.ndim)
@@ -146,6 +153,10 @@ def matmul_reduce_scatter(
 
     Raises:
         ValueError: The axis does not divide the dim.
+
+    With `n` devices on the axis, which split the contracted dim of a matmul,
+
+        lhs [M, K/n], rhs [K/n, N], scatter_dim=1 -> [M, N/n]
     """
     dot = _Dot(dimension_numbers, precision, preferred_element_type or jnp.result_type(lhs, rhs))
     *terms, out = loops(dimension_numbers, lhs.ndim, rhs.ndim)
@@ -168,17 +179,22 @@ def _met(product: Callable[[jax.Array], jax.Array], me: jax.Array, n: int, axis_
     """
     arrived: dict[int, jax.Array | None] = {1: None, -1: None}
     held = None
-    for k in range(n - 1, -1, -1):
+    for k in range(n - 1, 0, -1):
         way = 1 if k % 2 else -1
-        device = me + way * ((k + 1) // 2)
-        if held is not None:
-            device, held = lax.optimization_barrier((device, held))
-            arrived[-way] = _sent(held, axis_name, -way)
+        device, arrived[-way] = _onwards(held, axis_name, -way, me + way * ((k + 1) // 2))
         part, before = product(device), arrived[way]
-        if k:
-            held = part if before is None else part + before
-    own = lax.optimization_barrier(part)  # else the last to arrive holds it up
+        held = part if before is None else part + before
+    device, arrived[1] = _onwards(held, axis_name, 1, me)
+    own = lax.optimization_barrier(product(device))  # else the sum that is still on its way holds it up
     return sum((x for x in arrived.values() if x is not None), own)
+
+
+def _onwards(held: jax.Array | None, axis_name: Axis, step: int, device: jax.Array) -> tuple[Any, jax.Array | None]:
+    """Sends a sum on, and only when there is one says whose chunk is next."""
+    if held is None:
+        return device, None
+    device, held = lax.optimization_barrier((device, held))
+    return device, _sent(held, axis_name, step)
 
 
 def _chunk(x: jax.Array, term: Loops, loop: int, at: jax.Array, size: int) -> jax.Array:

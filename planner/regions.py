@@ -13,6 +13,7 @@ from math import prod
 from typing import Any
 
 from passes import jaxpr
+from passes.collective_matmul import Site, on_shards
 from passes.jaxpr import Path
 from passes.moves import Shard, nearest, steps
 from passes.region import Local, Region
@@ -31,9 +32,9 @@ def regions_of(program: Program, plan: Plan, mesh: Any) -> dict[Path, Region]:
     found: dict[Path, Region] = {}
     walks = torus_spans(mesh)
     torus = {} if walks is None else {name: len(walk) for name, walk in zip(mesh.axis_names, walks)}
-    operations = {jaxpr.parse(op.path): op for op in plan.operations}
+    operations, sites = {jaxpr.parse(op.path): op for op in plan.operations}, plan.rings()
     for path, body in _bodies(program.closed):
-        found |= _Body(path, body, plan, operations).regions()
+        found |= _Body(path, body, plan, operations, sites).regions()
     return {path: replace(region, torus=torus) for path, region in found.items()}
 
 
@@ -59,6 +60,15 @@ def local_of(eqn: Any, operation: Operation, mesh: Mapping[str, int]) -> Local |
     return Local(operands, results, params)
 
 
+def ring_of(path: Path, eqn: Any, operation: Operation, site: Site) -> Local | None:
+    """What one device does for a matmul that runs a collective; None where it cannot do so alone."""
+    ring = operation.ring
+    if ring is None or not jaxpr.is_plain(eqn):
+        return None
+    made = Shard(ring.out, frozenset(ring.opened))
+    return Local((Shard(ring.lhs), Shard(ring.rhs)), (_through(made, operation, 0),), None, on_shards(path, eqn, site))
+
+
 def _operand(rule: Rule, operation: Operation, i: int, v: Any) -> Shard | None:
     if hasattr(v, "val"):
         return None
@@ -73,6 +83,10 @@ def _results(rule: Rule, operation: Operation, r: int) -> tuple[Shard, ...]:
     axes = {axis for f in partial for axis in operation.splits[f]} | set(operation.through)
     how = rule.reduced[partial[0]] if partial else "sum"
     made = Shard(_dims(rule.results[r], operation), frozenset(axes), how)
+    return _through(made, operation, r)
+
+
+def _through(made: Shard, operation: Operation, r: int) -> tuple[Shard, ...]:
     return made, *(shard for spec in operation.results[r] if (shard := Shard(spec)) != made)
 
 
@@ -88,6 +102,7 @@ class _Body:
     jaxpr: Any
     plan: Plan
     operations: Mapping[Path, Operation]
+    sites: Mapping[Path, Site]
     known: dict[Any, Shard] = field(default_factory=dict)
 
     def regions(self) -> dict[Path, Region]:
@@ -112,8 +127,10 @@ class _Body:
 
     def _local(self, i: int, eqn: Any) -> Local | None:
         operation = self.operations.get((*self.path, i))
-        if operation is None or operation.ring or (not operation.splits and operation.primitive == "loop"):
+        if operation is None or (not operation.splits and operation.primitive == "loop"):
             return None
+        if operation.ring:
+            return ring_of((*self.path, i), eqn, operation, self.sites[*self.path, i])
         return local_of(eqn, operation, self.plan.mesh)
 
     def remember(self, i: int) -> None:
@@ -178,7 +195,7 @@ class _Run:
                 self.read(v, shard)
         for v, way in zip(eqn.outvars, local.results):
             self.known[v] = list(reversed(way))
-            self.moves += sum(_collectives(*pair) for pair in pairwise(way))
+            self.moves += sum(_collectives(*pair) for pair in pairwise(way)) + (local.instead is not None)
         self.equations.append(local)
         self.stop += 1
 

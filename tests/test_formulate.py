@@ -270,15 +270,15 @@ def test_the_graph_is_kept():
 
 
 def test_a_ring_takes_turns_and_moves_its_sum_again():
-    """Four chunks of x go around, two each way; over a contracted dim the result is written 4 times, read 3 times."""
-    hardware, four = machine(flops=1e9, link=1e7, memory=1e9), abstract_mesh(4)
+    """Four chunks of x go both ways; over a contracted dim the result is written four times and read three times."""
+    hardware, four = machine(flops=3e8, link=1e8), abstract_mesh(4)
     f = formulated(lambda x, v: x @ v, array(16, 64), array(64, 32), mesh=four, machine=hardware)
     (dot,) = named(f.graph, "dot_general")
     s = f.strategies[dot]
     (link,) = hardware.links(four)
-    send = 4 * 16 * 64 / 4 / (link.bandwidth / 2) + link.hop
+    send = 4 * 16 * 64 / 4 / (link.bandwidth / 2) + link.diameter * link.hop  # a line, and back
     for factor, again in ((1, 6 * 4 * 16 * 32 / 4), (0, 3 * 4 * 64 * 32 / 4)):
-        step = 2 * 16 * 64 * 32 / 4 / 4 / 1e9 + again / 4 / 1e9
+        step = 2 * 16 * 64 * 32 / 4 / 4 / 3e8 + again / 4 / 1e9
         found = [f.problem.cost[dot][i] for i in range(len(s)) if tuple(s.rings[i]) == (0, factor, 1)]
         np.testing.assert_allclose(found, [4 * step + 2 * max(send - step, 0)], rtol=1e-3)
 

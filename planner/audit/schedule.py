@@ -2,7 +2,7 @@
 
 Computation takes the compiler's own estimate in cycles, which contains reads and writes of HBM. Collectives have no
 estimate; a cost model prices them. One that is started and later waited for runs beside what stands between; those that
-share a mesh axis run one after the other, but for permutes in opposite directions. Copies that the compiler starts
+share a mesh axis run one after the other, except for permutes in opposite directions. Copies that the compiler starts
 early read at the speed of HBM.
 
     from planner.audit.schedule import timer_of

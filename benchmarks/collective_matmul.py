@@ -1,0 +1,217 @@
+"""Matmuls of large models along the schedule that the TPU compiler makes: `python -m benchmarks.collective_matmul`.
+
+Weight-stationary in two dims: the first axis splits the model's width, the others the hidden dims (Pope et al. 2022,
+section 3.2.2). What is multiplied arrives and leaves split as the layouts around it have it, and the planner chooses
+how.
+
+    off      sharding constraints, the compiler's own loops off
+    default  sharding constraints
+    plain    the collectives of the layouts by hand, one after the other
+    ours     the plan; fused where it chose a ring
+    forced   the best of the loops of `passes.ring`, where the plan chose none
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from statistics import geometric_mean
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import typer
+from jax import P
+from jax.sharding import NamedSharding
+from rich.console import Console
+from rich.table import Table
+
+from passes import all_gather_matmul, matmul_reduce_scatter
+from planner import autoshard
+from planner.audit.schedule import Timer, timer_of
+from planner.audit.topology import has_libtpu, topology_mesh
+
+MATMUL = (((1,), (0,)), ((), ()))
+MODELS = {
+    "palm-540b": {
+        "q": (18432, 12288),
+        "gate": (18432, 73728),
+        "kv": (18432, 512),
+        "o": (12288, 18432),
+        "down": (73728, 18432),
+    },
+    "llama3-70b": {
+        "q": (8192, 8192),
+        "kv": (8192, 2048),
+        "gate": (8192, 28672),
+        "o": (8192, 8192),
+        "down": (28672, 8192),
+    },
+}
+INTO_WIDTH = ("o", "down")
+NO_LOOPS = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": 1_000_000}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One matmul `[tokens, k] · [k, n]` with the specs of its operands and its result."""
+
+    name: str
+    tokens: int
+    k: int
+    n: int
+    lhs: P
+    rhs: P
+    out: P
+
+    @property
+    def specs(self) -> list[P]:
+        """Of the operands and of the result."""
+        return [self.lhs, self.rhs, self.out]
+
+    def arguments(self, mesh: Any) -> list[jax.ShapeDtypeStruct]:
+        """The operands."""
+        shapes = (self.tokens, self.k), (self.k, self.n)
+        where = [NamedSharding(mesh, spec) for spec in self.specs]
+        return [jax.ShapeDtypeStruct(s, jnp.bfloat16, sharding=w) for s, w in zip(shapes, where)]
+
+
+def cases(model: str, tokens: int, axes: Sequence[str]) -> Iterator[Case]:
+    """The five matmuls of a layer."""
+    first, rest = axes[0], tuple(axes[1:])
+    for name, (k, n) in MODELS[model].items():
+        if name in INTO_WIDTH:
+            yield Case(name, tokens, k, n, P(None, (*rest, first)), P(rest, first), P(None, (first, *rest)))
+        else:
+            yield Case(name, tokens, k, n, P(None, first), P(first, rest), P(None, (*rest, first)))
+
+
+def constrained(case: Case, mesh: Any, options: Mapping[str, Any] | None) -> Any:
+    """Compiled from the shardings alone."""
+    out = NamedSharding(mesh, case.specs[2])
+    return jax.jit(jnp.matmul, out_shardings=out, compiler_options=options).lower(*case.arguments(mesh)).compile()
+
+
+def by_force(case: Case, mesh: Any) -> Iterator[Any]:
+    """Compiled with a ring over every axis or pair of axes that has a collective."""
+    first, rest = mesh.axis_names[0], tuple(mesh.axis_names[1:])
+    loops: list[Callable] = [partial(_scattered, axis=first, scatter=())]
+    if case.name in INTO_WIDTH:
+        loops = [partial(_gathered, axis=first, scatter=rest), partial(_scattered, axis=rest, gather=first)]
+    for loop in loops:
+        yield _mapped(loop, case, mesh)
+
+
+def by_hand(case: Case, mesh: Any) -> Any:
+    """Compiled with the collectives written out."""
+    first, rest = mesh.axis_names[0], tuple(mesh.axis_names[1:])
+
+    def plain(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+        into = case.name in INTO_WIDTH
+        whole = jax.lax.all_gather(lhs, first, axis=1, tiled=True) if into else lhs
+        return jax.lax.psum_scatter(whole @ rhs, rest if into else first, scatter_dimension=1, tiled=True)
+
+    return _mapped(plain, case, mesh)
+
+
+def _mapped(matmul: Callable, case: Case, mesh: Any) -> Any:
+    specs = {"in_specs": tuple(case.specs[:2]), "out_specs": case.specs[2], "check_vma": False}
+    return jax.jit(jax.shard_map(matmul, mesh=mesh, **specs)).lower(*case.arguments(mesh)).compile()
+
+
+def _gathered(lhs: jax.Array, rhs: jax.Array, axis: str, scatter: tuple[str, ...]) -> jax.Array:
+    whole = all_gather_matmul(lhs, rhs, MATMUL, axis_name=axis, gather_dim=1)
+    return jax.lax.psum_scatter(whole, scatter, scatter_dimension=1, tiled=True)
+
+
+def _scattered(lhs: jax.Array, rhs: jax.Array, axis: Any, gather: str | None = None, **_: Any) -> jax.Array:
+    whole = jax.lax.all_gather(lhs, gather, axis=1, tiled=True) if gather else lhs
+    return matmul_reduce_scatter(whole, rhs, MATMUL, axis_name=axis, scatter_dim=1)
+
+
+@dataclass(frozen=True)
+class Row:
+    """Seconds of one matmul."""
+
+    off: float
+    default: float
+    plain: float
+    ours: float
+    ring: str
+    forced: float | None
+
+    @property
+    def gain(self) -> float:
+        """How many times faster ours is than the better of the others."""
+        return self.best / self.ours
+
+    @property
+    def best(self) -> float:
+        """Of the others."""
+        return min(self.off, self.default, self.plain)
+
+
+def measured(case: Case, mesh: Any, timer: Timer) -> Row:
+    """Compiles and times a case."""
+
+    def seconds(compiled: Any) -> float:
+        return timer.schedule(compiled).seconds
+
+    planned = autoshard(jnp.matmul, mesh=mesh, in_shardings=tuple(case.specs[:2]), out_shardings=case.specs[2])
+    arguments = case.arguments(mesh)
+    rings = [op.ring for op in planned.plan(*arguments).operations if op.ring]
+    return Row(
+        off=seconds(constrained(case, mesh, NO_LOOPS)),
+        default=seconds(constrained(case, mesh, None)),
+        plain=seconds(by_hand(case, mesh)),
+        ours=seconds(planned.lower(*arguments).compile()),
+        ring=" ".join(f"{ring.kind} {''.join(ring.axes)}" for ring in rings),
+        forced=None if rings else min(map(seconds, by_force(case, mesh))),
+    )
+
+
+def main(
+    topology: Annotated[list[str], typer.Option(help="Such as v4:4x4x4.")] = ["v4:4x4x4", "v5e:4x8", "v5p:4x4x4"],  # noqa: B006
+    model: Annotated[list[str], typer.Option(help=f"Any of {', '.join(MODELS)}.")] = list(MODELS),  # noqa: B006
+    tokens: Annotated[list[int], typer.Option(help="Rows of the lhs.")] = [64, 512, 8192, 32768, 131072],  # noqa: B006
+    matmul: Annotated[list[str], typer.Option(help="Any of q, kv, gate, o, down; all by default.")] = [],  # noqa: B006
+) -> None:
+    """Prints the times, and how they compare where a ring was chosen and where none was."""
+    console = Console()
+    if not has_libtpu():
+        console.print("needs the TPU compiler: pip install 'meshplan[tpu-aot]'")
+        raise typer.Exit(1)
+    rows = []
+    for name in topology:
+        mesh = topology_mesh(name)
+        timer = timer_of(mesh)
+        for of, count in ((m, t) for m in model for t in tokens):
+            chosen = [c for c in cases(of, count, mesh.axis_names) if not matmul or c.name in matmul]
+            found = [measured(case, mesh, timer) for case in chosen]
+            console.print(_table(f"{of}, {count} tokens, {name}", chosen, found))
+            rows += found
+    _summary(console, rows)
+
+
+def _table(title: str, chosen: Sequence[Case], rows: Sequence[Row]) -> Table:
+    table = Table(title=title)
+    for column in ("matmul", "off (µs)", "default (µs)", "plain (µs)", "ours (µs)", "gain", "ring", "forced (µs)"):
+        table.add_column(column, justify="left" if column in ("matmul", "ring") else "right")
+    for case, row in zip(chosen, rows):
+        times = [f"{1e6 * x:.1f}" for x in (row.off, row.default, row.plain, row.ours)]
+        forced = "" if row.forced is None else f"{1e6 * row.forced:.1f}"
+        table.add_row(case.name, *times, f"{row.gain:.2f}", row.ring, forced)
+    return table
+
+
+def _summary(console: Console, rows: Sequence[Row]) -> None:
+    fused, plain = [r for r in rows if r.ring], [r for r in rows if not r.ring]
+    if fused:
+        gains = [r.gain for r in fused]
+        console.print(f"fused in {len(fused)}: {geometric_mean(gains):.2f} times faster, at worst {min(gains):.2f}")
+    if plain:
+        missed = [min(r.best, r.ours) / (r.forced or r.ours) for r in plain]
+        console.print(f"not fused in {len(plain)}: by force it would have been {max(missed):.2f} times faster at most")
+
+
+if __name__ == "__main__":
+    typer.run(main)
