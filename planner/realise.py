@@ -32,12 +32,15 @@ class Realised:
     Attributes:
         mesh: Its axes are Auto or Explicit as values around a call see them (see `surrounding`).
         compiler_options: Of `jax.jit`.
+        commanded: Whether runs of equations with collectives are computed on shards (`planner.regions`) rather than
+            asked for by constraints alone.
     """
 
     plan: Plan
     program: Program
     mesh: Mesh | AbstractMesh
     compiler_options: Mapping[str, Any] | None = None
+    commanded: bool = True
 
     def __call__(self, *args: Any) -> Any:
         """Runs on arrays, wherever they are; traces on tracers."""
