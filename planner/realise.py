@@ -91,9 +91,8 @@ class Realised:
         auto, plan = auto_mesh(self.mesh), self.plan
         with jax.sharding.use_abstract_mesh(getattr(auto, "abstract_mesh", auto)):
             ins, outs = plan.borders("inputs"), plan.borders("outputs")
-            closed = constrain(
-                self.program.closed, plan.pins(), auto, ins, outs, regions_of(self.program, plan, self.mesh)
-            )
+            regions = regions_of(self.program, plan, self.mesh) if self.commanded else {}
+            closed = constrain(self.program.closed, plan.pins(), auto, ins, outs, regions)
         if not explicit(self.mesh):
             return as_fun(closed)
         return jax.sharding.auto_axes(as_fun(closed), out_sharding=[to_spec(v.spec) for v in plan.results])
