@@ -33,12 +33,15 @@ class Realised:
     Attributes:
         mesh: Its axes are Auto or Explicit as values around a call see them (see `surrounding`).
         compiler_options: Of `jax.jit`.
+        commanded: Whether runs of equations with collectives are computed on shards (`planner.regions`) rather than
+            asked for by constraints alone.
     """
 
     plan: Plan
     program: Program
     mesh: Mesh | AbstractMesh
     compiler_options: Mapping[str, Any] | None = None
+    commanded: bool = True
 
     def __call__(self, *args: Any) -> Any:
         """Runs on arrays, wherever they are; traces on tracers."""
@@ -90,7 +93,7 @@ class Realised:
         with jax.sharding.use_abstract_mesh(getattr(auto, "abstract_mesh", auto)):
             instead = rings(self.program.closed, plan.rings(), auto)
             borders = plan.borders("inputs"), plan.borders("outputs")
-            regions = regions_of(self.program, plan, self.mesh)
+            regions = regions_of(self.program, plan, self.mesh) if self.commanded else {}
             closed = constrain(self.program.closed, plan.pins(), auto, *borders, instead, regions)
         if not explicit(self.mesh):
             return as_fun(closed)

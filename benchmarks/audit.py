@@ -1,0 +1,179 @@
+"""`python -m benchmarks.audit [words]`: the real TPU compiler's programs beside their plans, without a TPU.
+
+For each workload: collectives as planned and as compiled, peak memory, time. Then the time along the compiled schedule
+of our plan, of no plan, and of layouts that people know, each at its best and written as sharding constraints. Needs
+the extra `tpu-aot`. Words pick cases whose name has all of them.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from rich.console import Console
+from rich.table import Table
+
+import planner
+from benchmarks.models import llama, mt_nlg, palm
+from benchmarks.models.workloads import Workload
+from planner import stages
+from planner.audit.record import Audit
+from planner.audit.schedule import timer_of
+from planner.audit.topology import parse, topology_mesh
+from planner.errors import PlanError
+from planner.make import make_setting
+from planner.realise import Realised
+from planner.report import seconds
+from planner.trace import trace
+
+LAYOUTS = {"Megatron": "Megatron 1-D", "FSDP": "FSDP", "paper's 2-D": "2-D weight-stationary"}
+LIMITS = {"v4": 30.75 * 2**30, "v5e": 15.75 * 2**30}
+"""Bytes of memory that programs can have: what libtpu's out-of-memory errors say."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A workload on a topology; `donated` are argument numbers."""
+
+    name: str
+    topology: str
+    workload: Callable[[], Workload]
+    donated: tuple[int, ...] = ()
+
+    @property
+    def mesh(self) -> Mesh:
+        """Compile-only devices."""
+        return topology_mesh(self.topology)
+
+    @property
+    def limit(self) -> float:
+        """Bytes per chip."""
+        return LIMITS[parse(self.topology)[0]]
+
+
+CASES = (
+    Case("PaLM 540B decode, batch 64", "v4:4x4x4", palm.decode_540b_b64, (1,)),
+    Case("PaLM 540B decode, batch 512", "v4:4x4x4", palm.decode_540b_b512, (1,)),
+    Case("PaLM 540B prefill, batch 1", "v4:4x4x4", palm.prefill_540b_b1),
+    Case("PaLM 540B prefill, batch 512", "v4:4x4x4", palm.prefill_540b_b512),
+    Case("PaLM 62B decode, batch 512", "v4:2x2x4", palm.decode_62b, (1,)),
+    Case("Llama 3 70B decode, batch 256", "v5e:4x8", lambda: llama.decode("70b", 256), (1,)),
+    Case("Llama 3 70B prefill, batch 16", "v5e:4x8", lambda: llama.prefill("70b", 16)),
+    Case("MT-NLG 530B decode, batch 16", "v4:4x4x4", lambda: mt_nlg.decode("530b", 16), (1,)),
+    Case("Llama 3 8B training, batch 64", "v5e:8x8", lambda: llama.train("8b", 64), (0, 1)),
+)
+
+
+def audited(case: Case) -> Audit:
+    """The case planned, compiled and audited."""
+    fun, args = case.workload()
+    mesh = case.mesh
+    planned = planner.autoshard(fun, mesh=mesh, donate_argnums=case.donated or None, memory_limit=case.limit)
+    return planner.audit(planned.plan(*args), planned.lower(*args).compile(), mesh)
+
+
+def unplanned(case: Case) -> float:
+    """Seconds without a plan: inputs and state split over the batch, weights whole, propagation does the rest."""
+    fun, args = case.workload()
+    mesh = case.mesh
+
+    def put(path: Any, leaf: Any) -> Any:
+        batch = {"k": 1, "v": 1}.get(str(getattr(path[-1], "key", "")), 0 if len(path) == 1 else None)
+        spec = [None] * len(leaf.shape)
+        if batch is not None and leaf.shape:
+            spec[batch] = dividing(leaf.shape[batch], mesh)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, PartitionSpec(*spec)))
+
+    given = jax.tree_util.tree_map_with_path(put, args)
+    return timer_of(mesh).schedule(jax.jit(fun, donate_argnums=case.donated).lower(*given).compile()).seconds
+
+
+def dividing(size: int, mesh: Mesh) -> Any:
+    """As many mesh axes as divide a dim."""
+    names, ways = [], 1
+    for name, n in mesh.shape.items():
+        if size % (ways * n) == 0:
+            names.append(name)
+            ways *= n
+    return tuple(names) or None
+
+
+def constrained(case: Case) -> Mapping[str, Realised | str]:
+    """Each known layout at its best, as sharding constraints; a word where it does not fit."""
+    fun, args = case.workload()
+    setting = make_setting(case.mesh, None, case.limit)
+    program = trace(fun, args, {}, setting.mesh, donate_argnums=case.donated or None)
+    formulation = stages.formulation_of(program, stages.graph_of(program, setting, None, None), setting)
+    found: dict[str, Realised | str] = {}
+    for known, solution in stages.known_layouts(formulation, setting.work):
+        if known.seconds is None:
+            found[known.name] = known.note
+            continue
+        plan = stages.plan_of(program, formulation, solution, (), setting, case.name)
+        found[known.name] = Realised(plan, program, setting.mesh, commanded=False)
+    return found
+
+
+def times(case: Case, ours: float) -> Iterator[str]:
+    """Ours, no plan, then each layout; what does not fit or compile says so."""
+    yield seconds(ours)
+    yield attempted(lambda: unplanned(case))
+    layouts = constrained(case)
+    for name in LAYOUTS.values():
+        layout = layouts.get(name, "no such layout")
+        yield layout if isinstance(layout, str) else attempted(lambda layout=layout: realised(case, layout))
+
+
+def realised(case: Case, layout: Realised) -> float:
+    """Seconds of a layout along the schedule."""
+    args = case.workload()[1]
+    return timer_of(layout.mesh).schedule(layout.jitted.lower(*args).compile()).seconds
+
+
+def attempted(run: Callable[[], float]) -> str:
+    """A time, or why there is none."""
+    try:
+        return seconds(run())
+    except jax.errors.JaxRuntimeError as error:
+        return "out of memory" if "RESOURCE_EXHAUSTED" in str(error) else f"refused: {str(error)[:40]}"
+
+
+def table(title: str, *columns: str) -> Table:
+    """A table whose first two columns are words."""
+    made = Table(title=title, title_justify="left")
+    for i, name in enumerate(columns):
+        made.add_column(name, justify="left" if i < 2 else "right")
+    return made
+
+
+def row(found: Audit) -> list[str]:
+    """Shares of communicated bytes, then predicted and compiled peak and time."""
+    a, b = found.predicted_memory, found.compiled_memory
+    predicted = found.predicted_seconds or 0.0
+    peaks = [f"{p.peak / 1e9:.2f}" for p in (a, b) if p] + [f"{a.peak / b.peak - 1:+.1%}" if a and b else "-"]
+    parts = [seconds(t) for t in (found.compute, found.exposed, found.hidden)]
+    time = [seconds(predicted), seconds(found.seconds), f"{predicted / found.seconds - 1:+.0%}"]
+    return [f"{found.surprising:.2%}", f"{found.absent:.2%}", *peaks, *time, *parts]
+
+
+def main(words: Sequence[str]) -> None:
+    """Prints both tables, a row as soon as it is known."""
+    console = Console(width=200)
+    columns = ("surprise", "absent", "GB", "compiled", "error", "predicted", "schedule", "error")
+    audits = table("Planned and compiled", "workload", "topology", *columns, "compute", "exposed", "hidden")
+    rivals = table("Time along the compiled schedule", "workload", "topology", "ours", "no plan", *LAYOUTS)
+    for case in (c for c in CASES if all(w in c.name for w in words)):
+        try:
+            found = audited(case)
+        except (PlanError, jax.errors.JaxRuntimeError) as error:
+            console.print(f"{case.name}: {str(error)[:200]}", markup=False)
+            continue
+        audits.add_row(case.name, case.topology, *row(found))
+        rivals.add_row(case.name, case.topology, *times(case, found.seconds))
+        console.print(audits, rivals)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,117 @@
+"""Which equations of a plan are commanded, and what they become."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+from planned import MESH, V, W, X, close, mlp
+from programs import mesh
+from test_topology import needs_libtpu
+
+import planner
+from passes import jaxpr
+from passes.constrain import constrain
+from passes.moves import Shard
+from passes.region import Local, Region
+from planner import testing
+from planner.audit.topology import topology_mesh
+from planner.make import make_plan
+from planner.realise import Realised
+from planner.regions import regions_of
+from planner.trace import trace
+
+SPLIT = ((PartitionSpec(None, "y"), PartitionSpec("y"), None), PartitionSpec())
+
+
+def planned(fun, *args, specs=(None, None), on=MESH):
+    plan = make_plan(
+        fun, *args, mesh=on, machine=testing.EAGER, in_shardings=specs[0], out_shardings=specs[1], known=False
+    )
+    return plan, trace(fun, args, {}, on)
+
+
+def mapped(closed):
+    return [eqn for _, eqn in jaxpr.walk(closed) if jaxpr.primitive_name(eqn) == "shard_map"]
+
+
+def test_equations_with_collectives_between_them_are_one_region():
+    plan, program = planned(mlp, X, W, V, specs=SPLIT)
+    (region,) = regions_of(program, plan, MESH).values()
+    assert len(region.equations) == len(program.closed.jaxpr.eqns)
+    assert [shard.spec for shard in region.inputs][:2] == [PartitionSpec((), ("y",)), PartitionSpec(("y",), ())]
+    assert any(shard.open for local in region.equations for way in local.results for shard in way)
+
+
+def test_what_needs_no_collective_is_only_annotated():
+    rows = PartitionSpec(("x", "y"))
+    plan, program = planned(lambda x: jnp.tanh(x) * 2, X, specs=(rows, rows))
+    assert not plan.collectives
+    assert not regions_of(program, plan, MESH)
+
+
+def test_the_body_of_a_loop_has_regions_of_its_own():
+    def fun(x, ws):
+        return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, ws)[0]
+
+    ws = np.stack([np.eye(16, dtype=np.float32)] * 3)
+    plan, program = planned(fun, X, ws, specs=((None, PartitionSpec(None, "y")), None))
+    assert any(len(path) == 3 for path in regions_of(program, plan, MESH))
+    close(Realised(plan, program, MESH)(X, ws), fun(X, ws))
+
+
+def test_what_needs_the_position_of_the_device_ends_a_run():
+    def fun(x, w):
+        return (x @ w) + jnp.arange(32.0)
+
+    spec = PartitionSpec(None, "y")
+    plan, program = planned(fun, X, W, specs=((spec, PartitionSpec("y")), spec))
+    iota = next(i for i, e in enumerate(program.closed.jaxpr.eqns) if jaxpr.primitive_name(e) == "iota")
+    split = next(op for op in plan.operations if op.primitive == "iota").splits
+    covered = {
+        i
+        for path, region in regions_of(program, plan, MESH).items()
+        for i in range(path[0], path[0] + len(region.equations))  # type: ignore[operator]
+    }
+    assert (iota in covered) == (not any(split))
+    close(Realised(plan, program, MESH)(X, W), fun(X, W))
+
+
+@pytest.mark.parametrize("commanded", [True, False])
+def test_a_plan_can_also_be_asked_for(commanded):
+    plan, program = planned(mlp, X, W, V, specs=SPLIT)
+    made = Realised(plan, program, MESH, commanded=commanded)
+    close(made(X, W, V))
+    assert bool(mapped(made.jitted.trace(X, W, V).jaxpr)) == commanded
+
+
+def test_equations_inside_keep_their_lines_and_moves_carry_our_name():
+    plan, program = planned(mlp, X, W, V, specs=SPLIT)
+    text = Realised(plan, program, MESH).jitted.lower(X, W, V).as_text(debug_info=True)
+    assert f'planned.py":{mlp.__code__.co_firstlineno + 1}' in text
+    assert "meshplan/" in text
+
+
+def test_a_region_written_by_hand():
+    on = mesh(2, 4)
+    closed = jax.make_jaxpr(lambda x, w: jnp.tanh(x @ w))(X, W)
+    whole, part = Shard(((), ())), Shard(((), ()), frozenset("y"))
+    dot = Local((Shard(((), ("y",))), Shard((("y",), ()))), ((part, Shard((("y",), ()))),), closed.eqns[0].params)
+    tanh = Local((Shard((("y",), ())),), ((Shard((("y",), ())),),), closed.eqns[1].params)
+    region = Region((dot, tanh), (Shard(((), ("y",))), Shard((("y",), ()))), (whole,))
+    changed = constrain(closed, {}, on, regions={(0,): region})
+    names = [jaxpr.primitive_name(eqn) for _, eqn in jaxpr.walk(changed)]
+    assert names == ["shard_map", "dot_general", "reduce_scatter", "tanh", "all_gather"]
+    close(jax.jit(jaxpr.as_fun(changed))(X, W)[0], np.tanh(X @ W))
+
+
+@needs_libtpu
+def test_the_tpu_compiler_follows_the_plan():
+    on = topology_mesh("v4:2x2x2")
+    shapes = [jax.ShapeDtypeStruct(s, jnp.bfloat16) for s in ((512, 4096), (4096, 16384), (16384, 4096))]
+    columns = PartitionSpec(None, ("x", "y", "z"))
+    fun = planner.autoshard(mlp, mesh=on, in_shardings=(None, columns, None), out_shardings=PartitionSpec())
+    found = planner.audit(fun.plan(*shapes), fun.lower(*shapes).compile(), on)
+    assert found.pairs
+    assert found.surprising < 0.01 and found.absent < 0.01
+    assert found.estimated and found.predicted_seconds == pytest.approx(found.seconds, rel=0.5)
