@@ -193,8 +193,8 @@ def _onwards(held: jax.Array | None, axis_name: Axis, step: int, device: jax.Arr
     """Sends a sum on, and only when there is one says whose chunk is next."""
     if held is None:
         return device, None
-    device, held = lax.optimization_barrier((device, held))
-    return device, _sent(held, axis_name, step)
+    device, tied = lax.optimization_barrier((device, held))
+    return device, _sent(tied, axis_name, step)
 
 
 def _chunk(x: jax.Array, term: Loops, loop: int, at: jax.Array, size: int) -> jax.Array:
