@@ -11,7 +11,7 @@ how.
     forced   the best of the loops of `passes.ring`, where the plan chose none
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import geometric_mean
@@ -85,7 +85,7 @@ def cases(model: str, tokens: int, axes: Sequence[str]) -> Iterator[Case]:
             yield Case(name, tokens, k, n, P(None, first), P(first, rest), P(None, (*rest, first)))
 
 
-def constrained(case: Case, mesh: Any, options: Mapping[str, Any] | None) -> Any:
+def constrained(case: Case, mesh: Any, options: dict[str, Any] | None) -> Any:
     """Compiled from the shardings alone."""
     out = NamedSharding(mesh, case.specs[2])
     return jax.jit(jnp.matmul, out_shardings=out, compiler_options=options).lower(*case.arguments(mesh)).compile()

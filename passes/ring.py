@@ -51,9 +51,15 @@ class _Dot:
     precision: Any
     dtype: Any
 
-    def __call__(self, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-        kinds = {"precision": self.precision, "preferred_element_type": self.dtype}
+    def __call__(self, lhs: jax.Array, rhs: jax.Array, dtype: Any = None) -> jax.Array:
+        kinds = {"precision": self.precision, "preferred_element_type": dtype or self.dtype}
         return lax.dot_general(lhs, rhs, self.dimension_numbers, **kinds)
+
+    @property
+    def sum_dtype(self) -> Any:
+        """Dtype in which one plain matmul adds its products up."""
+        narrow = jnp.issubdtype(self.dtype, jnp.floating) and jnp.finfo(self.dtype).bits < 32
+        return jnp.float32 if narrow else self.dtype
 
 
 def all_gather_matmul(
@@ -95,13 +101,13 @@ def all_gather_matmul(
     *terms, out = loops(dimension_numbers, lhs.ndim, rhs.ndim)
     loop, operands = terms[operand][gather_dim], [lhs, rhs]
     size, n, me = operands[operand].shape[gather_dim], lax.axis_size(axis_name), lax.axis_index(axis_name)
-    total = None
+    dtype, total = dot.dtype if loop in out else dot.sum_dtype, None
     for device, chunk in _from_both_sides(operands[operand], me, n, axis_name):
         at = device % n * size
         parts = [chunk if i == operand else _chunk(x, terms[i], loop, at, size) for i, x in enumerate(operands)]
-        total = _put(total, dot(*parts), out, loop, at, n)
+        total = _put(total, dot(*parts, dtype), out, loop, at, n)
     assert total is not None
-    return total
+    return total.astype(dot.dtype)
 
 
 def _from_both_sides(x: jax.Array, me: jax.Array, n: int, axis_name: Axis) -> Iterator[tuple[jax.Array, jax.Array]]:
@@ -193,8 +199,8 @@ def _onwards(held: jax.Array | None, axis_name: Axis, step: int, device: jax.Arr
     """Sends a sum on, and only when there is one says whose chunk is next."""
     if held is None:
         return device, None
-    device, ready = lax.optimization_barrier((device, held))
-    return device, _sent(ready, axis_name, step)
+    device, tied = lax.optimization_barrier((device, held))
+    return device, _sent(tied, axis_name, step)
 
 
 def _chunk(x: jax.Array, term: Loops, loop: int, at: jax.Array, size: int) -> jax.Array:

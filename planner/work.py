@@ -13,6 +13,7 @@ from planner.strategy import NO_RING, Strategies
 
 Array = np.ndarray
 SUBLANE = 8
+SUM_BYTES = 4
 ROW_MAJOR = ("input", "output", "stack")
 
 
@@ -80,15 +81,15 @@ def moved_bytes(
     total = np.zeros(len(strategies))
     for layouts, aval, place in reads + writes:
         elements = shard_elements(aval.shape, layouts, strategies.mesh).prod(1)
-        total += touched[place] * aval.itemsize * elements * _passes(strategies, place)
+        total += touched[place] * aval.itemsize * elements * _passes(strategies, place, aval)
     return total
 
 
-def _passes(strategies: Strategies, place: int) -> Array:
+def _passes(strategies: Strategies, place: int, aval: Aval) -> Array:
     """How often a ring moves what an operand or result shows, 1 without a ring: shape [k].
 
     What travels passes once per step, and so does what has no chunks. A sum is read and written in every step but the
-    first.
+    first: scattered in the result's dtype, gathered in the wider one that the matrix unit adds in.
     """
     at, factor, _ = strategies.rings.T
     steps, rule = ring_steps(strategies), strategies.rule
@@ -96,7 +97,8 @@ def _passes(strategies: Strategies, place: int) -> Array:
     whole = ~np.isin(factor, [f for dim in dims for f in dim])
     if place < len(rule.operands):
         return np.where((at == place) | whole, steps, 1)
-    return np.where((at == place) | whole, 2 * steps - 1, 1)
+    wider = max(1.0, SUM_BYTES / aval.itemsize)
+    return np.where(at == place, 2 * steps - 1, np.where(whole, (2 * steps - 1) * np.where(steps > 1, wider, 1), 1))
 
 
 def travelling_bytes(node: Node, operands: Mapping[int, tuple[Aval, bool]], strategies: Strategies) -> Array:
