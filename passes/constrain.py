@@ -24,6 +24,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from passes import jaxpr
 from passes.jaxpr import Path
 from passes.region import SCOPE, Region, run_of
+from passes.share import share
 
 Specs = tuple[PartitionSpec | Sequence[PartitionSpec] | None, ...]
 
@@ -84,7 +85,7 @@ def constrain(
         return jaxpr.Around(operands, programs(where, "results", pin.results, [v.aval for v in eqn.outvars]), middle)
 
     enter, leave = _border("inputs", inputs or {}, mesh), _border("outputs", outputs or {}, mesh)
-    return jaxpr.share(jaxpr.rewrite(closed, replace, enter, leave), _inserted)
+    return share(jaxpr.rewrite(closed, replace, enter, leave), _inserted)
 
 
 def _border(what: str, given: Mapping[Path, Specs], mesh: Mesh | AbstractMesh) -> jaxpr.Border:

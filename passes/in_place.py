@@ -94,7 +94,7 @@ def _reporting(body: Any, states: Sequence[_State]) -> Callable:
     """The body as a function that also gives what each update writes, and where."""
     updates = [state.update.invars[1:] for state in states]
     outs = [*body.jaxpr.outvars, *(v for update in updates for v in update)]
-    run = jaxpr.as_fun(jaxpr.with_outputs(body, outs))
+    run = jaxpr.as_fun(_with_outputs(body, outs))
 
     def step(*operands: Any) -> tuple[list[Any], list[list[Any]]]:
         results = iter(run(*operands))
@@ -102,6 +102,11 @@ def _reporting(body: Any, states: Sequence[_State]) -> Callable:
         return own, [[next(results) for _ in update] for update in updates]
 
     return step
+
+
+def _with_outputs(closed: Any, outvars: Sequence[Any]) -> Any:
+    unnamed = closed.jaxpr.debug_info._replace(result_paths=None)
+    return type(closed)(closed.jaxpr.replace(outvars=list(outvars), debug_info=unnamed), closed.consts)
 
 
 def _slice(stack: Any, n: Any) -> Any:

@@ -13,7 +13,7 @@ operands; only equations inside change. So nothing is traced again but the repla
 """
 
 import os
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -228,14 +228,6 @@ def with_eqns(body: Jaxpr, eqns: Sequence[JaxprEqn], outvars: Sequence[Atom] | N
     return body.replace(eqns=list(eqns), outvars=outs, effects=effects, debug_info=body.debug_info)
 
 
-def with_outputs(closed: ClosedJaxpr, outvars: Sequence[Atom]) -> ClosedJaxpr:
-    """The program with other outputs, any number of them."""
-    body = closed.jaxpr
-    return ClosedJaxpr(
-        body.replace(outvars=list(outvars), debug_info=body.debug_info._replace(result_paths=None)), closed.consts
-    )
-
-
 def manual_axes(eqn: JaxprEqn) -> dict[Any, int]:
     """Mesh axes that a `shard_map` gives to its body, with their sizes; none for any other equation."""
     axes = eqn.params.get("newly_manual_axes", eqn.params.get("manual_axes", ()))
@@ -304,7 +296,7 @@ class _Splice:
                 done = i + f.length
                 self.replace((*self.path, i), eqn, f.fun, *border(self.body, i, done))
             elif f is None:
-                self.eqns.append(_substituted(eqn, self.env))
+                self.eqns.append(substituted(eqn, self.env))
             elif isinstance(f, Around):
                 self.surround((*self.path, i), eqn, f)
             else:
@@ -396,7 +388,7 @@ def _instance(eqn: JaxprEqn, env: dict[Var, Atom]) -> JaxprEqn:
     """A copy of `eqn` with fresh results, entered into `env`."""
     fresh = gensym()
     outs = [v if isinstance(v, DropVar) else fresh(v.aval) for v in eqn.outvars]
-    copy = _substituted(eqn, env).replace(outvars=outs)
+    copy = substituted(eqn, env).replace(outvars=outs)
     env |= {old: new for old, new in zip(eqn.outvars, outs)}
     return copy
 
@@ -411,7 +403,8 @@ def _placed(eqn: JaxprEqn, origin: JaxprEqn | None, closed: ClosedJaxpr) -> Jaxp
     return eqn.replace(source_info=eqn.source_info.replace(traceback=traceback, name_stack=stack))
 
 
-def _substituted(eqn: JaxprEqn, env: Mapping[Var, Atom]) -> JaxprEqn:
+def substituted(eqn: JaxprEqn, env: Mapping[Var, Atom]) -> JaxprEqn:
+    """The equation with other operands."""
     if not any(v in env for v in variables(eqn.invars)):
         return eqn
     effects = {_moved(effect, env) for effect in eqn.effects}
@@ -425,30 +418,3 @@ def _moved(effect: Any, env: Mapping[Var, Atom]) -> Any:
 
 def _read(env: Mapping[Var, Atom], v: Atom) -> Atom:
     return env.get(v, v) if isinstance(v, Var) else v
-
-
-def share(closed: ClosedJaxpr, label: Callable[[JaxprEqn], Hashable | None]) -> ClosedJaxpr:
-    """Keeps one of several equations of a body that do the same to the same value.
-
-    Args:
-        closed: The program.
-        label: What an equation does, or None to leave it alone. Labelled equations have one operand, one result and no
-            effect, and doing it twice is doing it once: `f(f(x))` becomes `f(x)`.
-    """
-
-    def merge(path: Path, body: Jaxpr) -> Jaxpr:
-        env: dict[Var, Atom] = {}
-        done: dict[tuple[Var, Hashable], Var] = {}
-        eqns = []
-        for eqn in (_substituted(eqn, env) for eqn in body.eqns):
-            what = label(eqn)
-            if what is None or isinstance(eqn.invars[0], Literal):
-                eqns.append(eqn)
-            elif (eqn.invars[0], what) in done:
-                env[eqn.outvars[0]] = done[eqn.invars[0], what]
-            else:
-                eqns.append(eqn)
-                done |= {(v, what): eqn.outvars[0] for v in (eqn.invars[0], eqn.outvars[0])}
-        return with_eqns(body, eqns, [_read(env, v) for v in body.outvars]) if env else body
-
-    return map_bodies(closed, merge)

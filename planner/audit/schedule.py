@@ -27,6 +27,7 @@ from planner.cost.model import CostModel, Roofline
 from planner.sharding import MeshShape
 
 _COPIES = ("copy-start", "slice-start")
+EPSILON = 1e-9
 
 
 @dataclass(frozen=True)
@@ -225,7 +226,8 @@ class _Walk:
         self.now += wait
         if span.collective is None:
             return replace(span, compute=wait)
-        return replace(span, exposed=wait, hidden=max(0.0, span.hidden - wait))
+        beside = span.hidden - wait
+        return replace(span, exposed=wait, hidden=beside if beside > EPSILON * span.hidden else 0.0)
 
     def copy(self, i: Instruction) -> None:
         """A copy between HBM and the chip's own memory: the array that arrives."""
