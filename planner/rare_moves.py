@@ -59,7 +59,7 @@ def scatter(s: Sketch) -> Step | None:
     new = s.weight(*(count if d == axis else n for d, n in enumerate(shape)))
 
     def fun(x: jax.Array, i: jax.Array, u: jax.Array) -> jax.Array:
-        at = x.at[(slice(None),) * axis + (i,)]
+        at = jnp.asarray(x).at[(slice(None),) * axis + (i,)]
         return getattr(at, name)(u)
 
     return Step(f"scatter {name}[{axis=}]", (a, rows, new), fun)

@@ -150,7 +150,7 @@ def test_an_mlp_under_model_parallelism_sums_once_less_than_it_has_layers(layers
     assert sums(done) == layers - 1
     split = [v.spec for v in done.arguments if v.name.startswith("params")]
     assert all(spec in (((), ("x",)), (("x",), ())) for spec in split)
-    assert layers == 2 or sum(spec == ((), ("x",)) for spec in split) == layers // 2  # two by columns cost the same
+    assert split[0] == ((), ("x",))  # of the others either costs one sum, forward by rows or backward by columns
 
 
 def fused_attention(w, x):
