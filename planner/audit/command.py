@@ -39,7 +39,8 @@ def account(
         donate: Names of donated arguments.
         tolerance: As in `planner.audit`.
     """
-    plan = Plan.load(what) if of is not None or os.path.exists(what) else None
+    is_file = of is not None or what.endswith(".json") or os.path.exists(what)
+    plan = Plan.load(what) if is_file else None
     if plan is not None and of is None:
         raise AuditError(f"{what} says how {plan.function} is laid out: name the function too, --workload MODULE:NAME")
     sizes = dict(axes.shape) if axes is not None else dict(plan.mesh) if plan is not None else {}
