@@ -106,7 +106,7 @@ def all_gather_matmul(
     for device, chunk in _from_both_sides(operands[operand], me, n, axis_name):
         at = device % n * size
         parts = [chunk if i == operand else _chunk(x, terms[i], loop, at, size) for i, x in enumerate(operands)]
-        total = _put(total, dot(*parts, dtype), out, loop, at, n)
+        total = _put(total, dot(parts[0], parts[1], dtype), out, loop, at, n)
     assert total is not None
     return total.astype(dot.dtype)
 
