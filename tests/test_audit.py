@@ -8,17 +8,19 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
-from planned import MESH, V, W, X, eager, mlp
+from planned import MESH, SLOW_LINKS, V, W, X, eager, mlp, residual, residual_specs
 from typer.testing import CliRunner
 
 import planner
 from planner.audit.match import matched
 from planner.audit.record import Move
 from planner.audit.show import show
+from planner.audit.topology import has_libtpu, topology_mesh
 from planner.cli import app
 from planner.errors import AuditError
 
 CPU = "cpu"
+needs_libtpu = pytest.mark.skipif(not has_libtpu(), reason="needs libtpu: pip install 'meshplan[tpu-aot]'")
 
 
 def move(kind="all_gather", axes=("x",), nbytes=100.0, trips=1.0, source="a.py:1", **more):
@@ -38,6 +40,7 @@ SAME = {
         [move(axes=("x", "y"), nbytes=100)], [move(axes=("y",), nbytes=25), move(axes=("x",), nbytes=100)]
     ),
     "in its two halves": Case([move("all_reduce")], [move("reduce_scatter"), move("all_gather")]),
+    "rounded": Case([move()], [move(nbytes=50)]),
     "several in one": Case([move(), move(nbytes=50)], [move(nbytes=150)]),
 }
 
@@ -77,6 +80,54 @@ def test_the_line_decides_between_equals():
     here, there = move(source="a.py:1"), move(source="b.py:2")
     found = matched([there, here], [here, there])
     assert all(p.source == c[0].source for p, c in found.pairs)
+
+
+RING = move(nbytes=400.0, chunks=4)
+CHUNK = move("permute", nbytes=100.0)
+
+
+def test_a_ring_is_the_permutes_of_its_chunks():
+    found = matched([RING], [CHUNK, CHUNK, CHUNK])
+    assert found.pairs == ((RING, (CHUNK, CHUNK, CHUNK)),)
+    assert not found.surprises and not found.missing
+
+
+def test_permutes_beyond_those_of_a_ring_are_surprises():
+    found = matched([RING], [CHUNK, move("permute", nbytes=100.0, source="b.py:2"), CHUNK, CHUNK])
+    assert [s.move.source for s in found.surprises] == ["b.py:2"]
+
+
+def test_a_ring_without_all_of_its_permutes_is_absent():
+    found = matched([RING], [CHUNK, CHUNK, move("permute", ("y",))])
+    assert found.missing == (RING,) and len(found.surprises) == 3
+    assert matched([RING], [move(nbytes=400.0)]).missing == (RING,)
+
+
+def residual_of(size, mesh):
+    """A residual MLP whose plan has rings: the function under its plan, and its arguments."""
+    w = {name: jax.ShapeDtypeStruct((size, size), jnp.float32) for name in ("up", "down")}
+    x = jax.ShapeDtypeStruct((size, size), jnp.float32)
+    out = PartitionSpec(None, "x")
+    ins = residual_specs(mesh), out
+    return planner.autoshard(residual, mesh=mesh, machine=SLOW_LINKS, in_shardings=ins, out_shardings=out), (w, x)
+
+
+@pytest.mark.parametrize(
+    ("mesh", "size", "machine"),
+    [
+        pytest.param(lambda: MESH, 64, CPU, id="cpu"),
+        pytest.param(lambda: topology_mesh("v5e:2x4"), 1024, "tpu-v5e", marks=needs_libtpu, id="tpu"),
+    ],
+)
+def test_rings_are_compiled_as_planned(mesh, size, machine):
+    fun, args = residual_of(size, mesh := mesh())
+    plan = fun.plan(*args)
+    found = planner.audit(plan, fun.lower(*args).compile(), mesh, machine)
+    rings = [p for p in found.pairs if p.planned.chunks]
+    assert len(rings) == len(plan.rings()) > 0
+    assert all(len(p.compiled) == p.planned.chunks - 1 for p in rings)
+    assert found.ok and not found.missing
+    assert "ring " in show(found, 140)
 
 
 def compiled_with(plan):

@@ -10,10 +10,9 @@ import programs
 import pytest
 from jax import P
 from jax.sharding import AxisType, NamedSharding
-from planned import EXPECTED, EXPLICIT, MESH, V, W, X, close, eager, mlp
+from planned import EXPECTED, EXPLICIT, MESH, SLOW_LINKS, V, W, X, close, eager, mlp, residual, residual_specs
 
 from planner import autoshard, testing
-from planner.cost.hardware import Chip, Fabric, Machine
 
 
 @pytest.mark.parametrize("given", [EXPLICIT, None])
@@ -154,31 +153,20 @@ def test_a_planned_function_in_a_planned_function():
     close(eager(lambda x, w, v: inner(x, w, v) * 2, mesh=MESH)(X, W, V), EXPECTED * 2)
 
 
-SLOW_LINKS = Machine("slow links", Chip("slow links", {"float32": 1e7}, 1e9, 1e9), Fabric(1e6, 1e-9, torus=3, wraps=2))
-
-
-def split(mesh, *leading):
-    """Both weights over all axes, x on the dim that the residual stream has."""
-    return {"up": P(*leading, "x", mesh.axis_names[1:]), "down": P(*leading, mesh.axis_names[1:], "x")}
-
-
-def block(w, x):
-    """A residual MLP: where all axes split both weights, a ring over x leaves a sum open over the others."""
-    return x + jnp.tanh(x @ w["up"]) @ w["down"]
-
-
 @pytest.mark.parametrize("axes", [(4, 2), (2, 2, 2)])
 def test_rings_that_a_plan_chooses_compute_the_same(axes):
     mesh, rng = programs.mesh(*axes), np.random.default_rng(0)
     w = {"up": rng.normal(size=(64, 128)) / 8, "down": rng.normal(size=(128, 64)) / 12}
     w, x = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), (w, rng.normal(size=(32, 64))))
-    options = {"in_shardings": (split(mesh), P(None, "x")), "out_shardings": P(None, "x")}
-    planned = autoshard(block, mesh=mesh, machine=SLOW_LINKS, **options)
+    options = {"in_shardings": (residual_specs(mesh), P(None, "x")), "out_shardings": P(None, "x")}
+    planned = autoshard(residual, mesh=mesh, machine=SLOW_LINKS, **options)
     plan = planned.plan(w, x)
     assert {op.ring.kind for op in plan.operations if op.ring} == {"all_gather", "reduce_scatter"}
     assert any(op.ring.opened for op in plan.operations if op.ring)
-    testing.assert_close(block(w, x), planned(w, x), "value", 2e-5)
-    expected, slopes = (jax.grad(lambda w, x, f=f: jnp.sum(jnp.sin(f(w, x))), (0, 1))(w, x) for f in (block, planned))
+    testing.assert_close(residual(w, x), planned(w, x), "value", 2e-5)
+    expected, slopes = (
+        jax.grad(lambda w, x, f=f: jnp.sum(jnp.sin(f(w, x))), (0, 1))(w, x) for f in (residual, planned)
+    )
     testing.assert_close(expected, slopes, "gradient", 5e-5)
     text = planned.lower(w, x).compile().as_text()
     assert "collective-permute" in text
@@ -190,10 +178,10 @@ def test_rings_inside_of_a_scan_and_remat():
     w, x = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), (w, rng.normal(size=(32, 64))))
 
     def loss(w, x):
-        return jnp.mean(jax.lax.scan(jax.checkpoint(lambda x, w: (block(w, x), None)), x, w)[0] ** 2)
+        return jnp.mean(jax.lax.scan(jax.checkpoint(lambda x, w: (residual(w, x), None)), x, w)[0] ** 2)
 
     grad = jax.value_and_grad(loss)
-    planned = autoshard(grad, mesh=mesh, machine=SLOW_LINKS, in_shardings=(split(mesh, None), None))
+    planned = autoshard(grad, mesh=mesh, machine=SLOW_LINKS, in_shardings=(residual_specs(mesh, None), None))
     plan = planned.plan(w, x)
     assert sum(op.ring is not None for op in plan.operations) > 2
     testing.assert_close(grad(w, x), planned(w, x), "value and gradient", 5e-5)

@@ -13,6 +13,7 @@ from planner.audit.schedule import Schedule, Span, timer_of
 from planner.cost.hardware import Machine
 from planner.errors import AuditError
 from planner.plan import Collective, Plan
+from planner.sharding import MeshShape
 
 TOLERANCE = 0.01
 _SAME = ("bitcast", "copy", "convert", "reshape", "transpose", "get-tuple-element", "copy-done", "slice-done")
@@ -46,7 +47,7 @@ def audit(
     timer = timer_of(mesh, named)
     found = timer.of_module(module)
     moves = tuple(_move(module, span) for span in found.spans if span.collective)
-    wanted = [_planned(c) for c in plan.collectives] if plan else []
+    wanted = [_planned(c, plan.mesh_shape) for c in plan.collectives] if plan else []
     lists = matched(wanted, moves if plan else [], scatters=found.estimated)
     return Audit(
         function=plan.function if plan else _name(compiled),
@@ -71,8 +72,11 @@ def audit(
     )
 
 
-def _planned(c: Collective) -> Move:
-    return Move(kind=c.kind, axes=c.axes, nbytes=c.nbytes, trips=c.trips, seconds=c.seconds, source=c.source)
+def _planned(c: Collective, mesh: MeshShape) -> Move:
+    chunks = int(mesh.size[mesh.mask(c.axes)]) if c.ring else 0
+    return Move(
+        kind=c.kind, axes=c.axes, nbytes=c.nbytes, trips=c.trips, seconds=c.seconds, source=c.source, chunks=chunks
+    )
 
 
 def _move(module: Module, span: Span) -> Move:

@@ -12,7 +12,8 @@ class _Record(BaseModel):
 class Move(_Record):
     """A collective, planned or compiled.
 
-    `nbytes` as in planner.cost.collectives, of one trip; `seconds` of all. Of a compiled one, `scope` is the name that
+    `nbytes` as in planner.cost.collectives, of one trip; `seconds` of all. A planned ring, inside of a matmul, travels
+    in `chunks`, one for each device; a collective at once has none. Of a compiled one, `scope` is the name that
     JAX gave the operation, `by_update` says that it gathers by summing, `argument` is what it moves if that is an
     argument of the program.
     """
@@ -23,6 +24,7 @@ class Move(_Record):
     trips: float
     seconds: float
     source: str
+    chunks: int = 0
     scope: str = ""
     by_update: bool = False
     argument: str = ""

@@ -1,5 +1,6 @@
 """The account of a compiled program, in tables."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from rich.table import Table
@@ -48,8 +49,15 @@ def absent(found: Audit) -> Table:
 def agreed(found: Audit) -> Table:
     """Planned and compiled."""
     pairs = sorted(found.pairs, key=lambda p: -p.planned.volume)[:SHOWN]
-    said = [(p.planned, " + ".join(f"{c.kind}({''.join(c.axes)})" for c in p.compiled)) for p in pairs]
-    return _moves("Planned and compiled", said, "compiled to")
+    return _moves("Planned and compiled", [(p.planned, _kinds(p.compiled)) for p in pairs], "compiled to")
+
+
+def _kinds(moves: Sequence[Move]) -> str:
+    return " + ".join(f"{n} {kind}" if n > 1 else kind for kind, n in Counter(map(_kind, moves)).items())
+
+
+def _kind(m: Move) -> str:
+    return f"{'ring ' if m.chunks else ''}{m.kind}({''.join(m.axes)})"
 
 
 def _largest(moves: Sequence[Move]) -> Sequence[Move]:
@@ -63,7 +71,7 @@ def _moves(title: str, rows: Sequence[tuple[Move, str]], last: str = "") -> Tabl
     if last:
         table.add_column(last)
     for m, word in rows:
-        cells = (short(m.source), f"{m.kind}({''.join(m.axes)})", size(m.nbytes), f"{m.trips:g}", seconds(m.seconds))
+        cells = (short(m.source), _kind(m), size(m.nbytes), f"{m.trips:g}", seconds(m.seconds))
         table.add_row(*cells, *([word] if last else []))
     return table
 
