@@ -15,9 +15,10 @@ from planner.rules.rule import Rule
 from planner.sharding import MeshShape, names_of
 from planner.solve import problem as integer
 from planner.strategy import NO_RING, Strategies, enumerate_strategies, given_strategy
-from planner.work import compute_dtype, held_bytes, local_flops, moved_bytes, operand_avals, travelling_bytes
+from planner.work import compute_dtype, held_bytes, is_matmul, local_flops, moved_bytes, operand_avals, travelling_bytes
 
 Array = np.ndarray
+FREE_TO_CUT = ("value", "copy")
 MOVED = ("copy", "const", "output")
 RINGED = "dot_general"
 WORTH = 0.98
@@ -82,7 +83,7 @@ def priced(
     links = tuple(tables.link(graph.aval(e.source), strategies, e) for e in graph.edges)
     usage = _usages(graph, strategies, held.stored, chip)
     cost = tuple(c + STORAGE * u / chip.hbm_bandwidth for c, u in zip(work, usage))
-    edges = tuple(_edge(graph, i, link, held, chip, mesh) for i, link in enumerate(links))
+    edges = tuple(_edge(graph, i, link, held, chip, mesh, model) for i, link in enumerate(links))
     return Formulation(graph, mesh, strategies, links, integer.Problem(cost, edges, usage, held.live, limit))
 
 
@@ -159,11 +160,14 @@ class _Tables:
         return np.where(steps.possible, total, np.inf)
 
 
-def _edge(graph: Graph, i: int, link: LinkTable, held: Buffers, chip: Chip, mesh: MeshShape) -> integer.Edge:
+def _edge(
+    graph: Graph, i: int, link: LinkTable, held: Buffers, chip: Chip, mesh: MeshShape, model: CostModel
+) -> integer.Edge:
     """The edge's seconds, and the bytes of the copy that a reshard makes."""
     edge = graph.edges[i]
     role, aval = graph.nodes[edge.target].role, graph.aval(edge.source)
-    moves = np.bitwise_or.reduce([link.steps.masks[s] for s in STEPS]) > 0
+    sliced = _sliced(graph, edge, link, held)
+    moves = (np.bitwise_or.reduce([link.steps.masks[s] for s in STEPS]) > 0) | sliced
     apart = (link.sources[:, None] != link.targets[None]).any(-1) | (i in held.copied)
     copied = None
     if role == "value" or i in held.handed | held.copied:
@@ -171,7 +175,23 @@ def _edge(graph: Graph, i: int, link: LinkTable, held: Buffers, chip: Chip, mesh
         copied = np.where(moves, held_bytes(aval, link.sources, chip, mesh, role)[:, None], 0.0)
     elif role in ("op", "slice", "stack", *MOVED):
         copied = np.where(moves, held_bytes(aval, link.targets, chip, mesh, role)[None, :], 0.0)
-    return integer.Edge(edge.source.node, edge.target, link.row, link.col, link.seconds * edge.trips, copied)
+    part = 2 * held_bytes(aval, link.targets, chip, mesh, role)  # read and written
+    slicing = np.where(sliced, model.compute(np.zeros(len(part)), part, aval.dtype) + model.launch, 0.0)
+    seconds = (link.seconds + slicing) * edge.trips
+    return integer.Edge(edge.source.node, edge.target, link.row, link.col, seconds, copied)
+
+
+def _sliced(graph: Graph, edge: Edge, link: LinkTable, held: Buffers) -> Array:
+    """Where each device cuts its part out of a buffer for a reader that does not do so while it reads."""
+    target = graph.nodes[edge.target]
+    if edge.source not in held.stored or target.role in FREE_TO_CUT or (target.role == "op" and _cuts(target.rule)):
+        return np.zeros_like(link.steps.sliced, bool)
+    return link.steps.sliced > 0
+
+
+def _cuts(rule: Rule) -> bool:
+    """Whether a compiler fuses a slice of an operand into the operation: elementwise chains and matmuls."""
+    return rule.fusible or is_matmul(rule)
 
 
 def _worked(

@@ -1,6 +1,6 @@
 """What it takes to get from one layout to another: the collectives of an edge, for all pairs of layouts at once.
 
-Free slices first (they shrink what follows), then reduce_scatter, all_to_all, all_reduce, and all_gather last. Going
+Slices first (they shrink what follows), then reduce_scatter, all_to_all, all_reduce, and all_gather last. Going
 *to* an open sum is impossible except from the same open sum.
 """
 
@@ -24,11 +24,14 @@ class Reshard:
         masks: For each of STEPS the mesh axes that it spans: int arrays of shape [p, q]; 0 where the step is not
             needed.
         elements: For each of STEPS the elements per device that it moves, as `planner.cost.collectives` counts them.
+        sliced: The mesh axes that come to a dim without a collective, as each device has what it keeps: int array of
+            shape [p, q].
     """
 
     possible: Array
     masks: dict[str, Array]
     elements: dict[str, Array]
+    sliced: Array
 
 
 def reshard(source: Array, target: Array, elements: float, mesh: MeshShape) -> Reshard:
@@ -45,9 +48,11 @@ def reshard(source: Array, target: Array, elements: float, mesh: MeshShape) -> R
         "all_gather": split_a & (b == REPLICATED),
     }
     leaving = moved["all_to_all"] | moved["all_gather"]
-    early = (a == REPLICATED) & split_b & ~_shares_dim(b, a, leaving)
+    sliced = (a == REPLICATED) & split_b
+    early = sliced & ~_shares_dim(b, a, leaving)
     masks = {step: _mask(axes) for step, axes in moved.items()}
-    return Reshard(possible, masks, _volumes(source, elements, masks, _mask(early), mesh))
+    volumes = _volumes(source, elements, masks, _mask(early), mesh)
+    return Reshard(possible, masks, volumes, _mask(sliced))
 
 
 def _places(layouts: Array, mesh: MeshShape) -> Array:

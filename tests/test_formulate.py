@@ -70,6 +70,7 @@ def by_hand(hardware, choice):
     work = local(2 * B * E * F, first, nbytes("x", a), nbytes("v", b), nbytes("h", c))
     work += local(10 * B * F, act, nbytes("h", d), nbytes("h", d))
     work += local(2 * B * E * F, second, nbytes("h", e), nbytes("w", f), nbytes("y", g))
+    work += 2 * nbytes("y", y) / chip.hbm_bandwidth if g is WHOLE and y is not WHOLE else 0  # cut out: read and written
     hops = [("x", x, a), ("v", v, b), ("h", c, d), ("h", d, e), ("w", w, f), ("y", g, y)]
     return work + sum(move(fabric, *hop) for hop in hops)
 
@@ -135,6 +136,22 @@ def test_a_slow_link_makes_devices_repeat_the_last_matmul(link, devices):
     f = wanted(machine(link=link), "-")
     last = named(f.graph, "dot_general")[-1]
     assert f.strategies[last].devices[solve(f.problem).choice[last]] == devices
+
+
+def test_a_slice_is_free_only_where_the_reader_cuts_as_it_reads():
+    """A table that is whole on every device: a matmul or an elementwise chain reads its part, a gather needs a copy."""
+
+    def cut(fun):
+        f = formulated(fun, array(B, E), array(E, F), mesh=LINE, machine=machine(), prices=apart(LINE, machine()))
+        (e,) = [i for i, e in enumerate(f.graph.edges) if e.source.node == f.graph.inputs[1]]
+        link, cost = f.links[e], f.problem.edges[e].cost
+        return {tuple(t): cost[link.sources.any(1).argmin(), j] for j, t in enumerate(link.targets.tolist())}
+
+    seconds = 2 * 4 * E * F / 2 / machine().chip.hbm_bandwidth
+    assert set(cut(lambda x, w: x @ w).values()) == {0.0}
+    assert set(cut(lambda x, w: x @ jnp.tanh(w)).values()) == {0.0}
+    looked_up = cut(lambda x, w: w.at[x[:, 0].astype(int)].get(mode="clip"))
+    assert looked_up == {(0, 0, 0): 0.0, (1, 0, 0): pytest.approx(seconds), (0, 1, 0): pytest.approx(seconds)}
 
 
 def limited(limit, fun=mlp, args=ARGS, mesh=LINE):
