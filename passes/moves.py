@@ -4,9 +4,10 @@ From `P("x", None)` to `P(None, "y")`: slice along y, then all_gather over x. Fr
 follows; then reduce_scatter, all_to_all, all_reduce; all_gather comes last. An axis leaves a dim from its minor end and
 enters at its minor end, so where axes of one dim stand in another order, shards are permuted first, or at last.
 
-Two things are written as TPU compilers keep them (libtpu 0.0.42): a gather or a scatter over three torus axes becomes
+Three things are written as TPU compilers keep them (libtpu 0.0.42): a gather or a scatter over three torus axes becomes
 an all_reduce of twice the bytes, so it goes over two and then over one; a scatter whose shards do not fill whole tiles
-becomes an all_reduce and a slice, so short leading dims borrow rows from the others.
+becomes an all_reduce and a slice, so short leading dims borrow rows from the others; and so does one along the dim that
+lies minor-most in memory, so what is scattered lies row-major.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax import lax
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import PartitionSpec
 
 TILE = (8, 128)
@@ -215,7 +217,8 @@ def _reduce_scatter(x: jax.Array, step: Step, sizes: Sizes) -> jax.Array:
     if step.how == "sum":
         ways = int(np.prod([sizes[axis] for axis in step.axes]))
         shape = (*x.shape[: step.dim], x.shape[step.dim] // ways, *x.shape[step.dim + 1 :])
-        wide, dim = _flat(x, step.dim, ways)
+        flat, dim = _flat(x, step.dim, ways)
+        wide = with_layout_constraint(flat, Layout(tuple(range(flat.ndim))))
         return lax.psum_scatter(wide, step.axes, scatter_dimension=dim, tiled=True).reshape(shape)
     return _slice(_all_reduce(x, step, sizes), step, sizes)
 

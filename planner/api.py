@@ -43,6 +43,7 @@ def autoshard(
     work: float = 1.0,
     trips: Mapping[str, float] | None = None,
     weights: Mapping[str, Sequence[float]] | None = None,
+    auto_layouts: bool = False,
 ) -> Any:
     """`jax.jit` that decides the shardings: a decorator, bare or with keywords, or a call.
 
@@ -64,6 +65,8 @@ def autoshard(
         trips: How often while loops run, each named by any part of its source line: `{"decode.py:31": 64}`.
         weights: How often each branch of a `cond` or `switch` is taken, of one call, named likewise; by default the
             worst one always.
+        auto_layouts: Lets the compiler choose how arguments and results lie in memory, which spares it copies of
+            weights. `put` lays them out once; a call lays out again what comes otherwise.
 
     Returns:
         A `Planned` function, or a decorator that makes one.
@@ -80,7 +83,17 @@ def autoshard(
 
     def wrap(fun: Callable) -> Planned:
         return Planned(
-            fun, mesh, machine, plan, in_shardings, out_shardings, rest, compiler_options, memory_limit, work
+            fun,
+            mesh,
+            machine,
+            plan,
+            in_shardings,
+            out_shardings,
+            rest,
+            compiler_options,
+            memory_limit,
+            work,
+            auto_layouts,
         )
 
     return wrap if fun is None else wrap(fun)
@@ -100,6 +113,7 @@ class Planned:
     compiler_options: Mapping[str, Any] | None
     memory_limit: float | None
     work: float
+    auto_layouts: bool
     _ready: dict[Any, Realised] = field(default_factory=dict)
     _plans: dict[Any, tuple[Plan, Program]] = field(default_factory=dict)
 
@@ -119,6 +133,14 @@ class Planned:
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """The plan for arguments of these shapes. Needs no devices: AbstractMesh and ShapeDtypeStructs will do."""
         return self._planned(self._call(args, kwargs))[0]
+
+    def put(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """The arguments, each moved to where a call wants it; a call with them moves nothing.
+
+        Static arguments are left out, and those by name come last, sorted.
+        """
+        call = self._call(args, kwargs)
+        return self._realised(call).put(call.dynamic)
 
     def trace(self, *args: Any, **kwargs: Any) -> Any:
         """The rewritten function as `jax.stages.Traced`. It takes what came by keyword last, sorted by name."""
@@ -189,5 +211,5 @@ class Planned:
         key = (self._key(call), mesh)
         if key not in self._ready:
             plan, program = self._planned(call)
-            self._ready[key] = Realised(plan, program, mesh, self.compiler_options)
+            self._ready[key] = Realised(plan, program, mesh, self.compiler_options, auto_layouts=self.auto_layouts)
         return self._ready[key]

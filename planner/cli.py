@@ -106,6 +106,9 @@ def audit(
     mesh: Annotated[str | None, typer.Option(help="Axes of the mesh, such as x=16,y=4; a plan brings its own.")] = None,
     donate: Annotated[list[str] | None, typer.Option(help="An argument that is donated, such as a cache.")] = None,
     tolerance: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of bytes that may surprise.")] = 0.01,
+    auto_layouts: Annotated[
+        bool, typer.Option("--auto-layouts", help="Let the compiler lay out arguments and results, as in autoshard.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the account as JSON, for CI.")] = False,
 ) -> None:
     """Compile a planned workload, or one with shardings of its own, and account for every collective and byte.
@@ -117,7 +120,8 @@ def audit(
     axes = None if mesh is None else parse_mesh(mesh)
     with _live() as progress:
         progress("compile", float("inf"), 0.0)
-        found = command.account(load_workload, workload, of, topology, axes, tuple(donate or ()), tolerance)
+        given = command.Given(topology, axes, tuple(donate or ()), tolerance, auto_layouts)
+        found = command.account(load_workload, workload, of, given)
     print(found.to_json() if as_json else command.show(found, _width()), end="" if as_json else "\n")
     if not found.ok:
         raise typer.Exit(1)

@@ -1,6 +1,7 @@
 """The order of several mesh axes within one dim, settled after the layouts.
 
-From a dim split by (x, y), gathering y is one all_gather; gathering x first needs a permute. The integer program
+From a dim split by (x, y), gathering y is one all_gather; gathering x first needs a permute. So does what a
+reduce_scatter brings to a dim behind what an all_to_all brings, as the scatter comes first. The integer program
 chooses *sets* of axes, which is a relaxation: its bound stays a bound. Here each node picks an order for every factor
 that two or more axes split, so that the permutes cost least: the same kind of problem, with at most a few orders per
 node.
@@ -8,14 +9,16 @@ node.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import permutations, product
 
 import numpy as np
 
+from passes.moves import Shard, steps
 from planner.cost.model import CostModel
 from planner.formulate import Formulation
 from planner.graph import Edge, Node
-from planner.sharding import names_of
+from planner.sharding import MeshShape, names_of
 from planner.solve import Problem, evaluate, solve
 from planner.solve import problem as integer
 from planner.strategy import Ring
@@ -24,6 +27,8 @@ Array = np.ndarray
 Order = Mapping[int, tuple[str, ...]]
 """The mesh axes of each factor, major to minor; those of a ring under the key RING."""
 RING = -1
+GROWTH = {"slice": 1, "reduce_scatter": 1, "all_gather": -1, "all_to_all": 0, "all_reduce": 0, "permute": 0}
+"""Whether a move leaves each device a part of what it had, or as many times more."""
 
 
 @dataclass(frozen=True)
@@ -122,21 +127,35 @@ def _edge(
 def _permutes(
     formulation: Formulation, i: int, edge: Edge, a: Order, b: Order, choice: Sequence[int], model: CostModel
 ) -> Iterator[Permute]:
+    """What the moves along an edge cannot do without, as `passes.moves` makes them."""
     graph, mesh, u, v = formulation.graph, formulation.mesh, edge.source.node, edge.target
     source = result_axes(formulation, u, choice[u], edge.source.result, a)
     target = operand_axes(formulation, v, choice[v], edge.operand, b)
-    for have, want in zip(source, target):
-        if not follows(have, want):
-            mask = mesh.mask({*have, *want})
-            aval = graph.aval(edge.source)
-            nbytes = aval.elements * aval.itemsize / mesh.size[mesh.mask({x for axes in target for x in axes})]
-            yield Permute(mask, nbytes, float(model.collective("permute", np.asarray(nbytes), np.asarray(mask))))
+    opened = [strategies[x, -1] for strategies, x in _ends(formulation, edge, choice)]
+    have, want = (Shard(tuple(dims), frozenset(mesh.axes(int(m)))) for dims, m in zip((source, target), opened))
+    aval = graph.aval(edge.source)
+    for axes, parts in _permuted(have, want, mesh):
+        mask, nbytes = mesh.mask(axes), aval.elements * aval.itemsize / parts
+        yield Permute(mask, nbytes, float(model.collective("permute", np.asarray(nbytes), np.asarray(mask))))
 
 
-def follows(have: Sequence[str], want: Sequence[str]) -> bool:
-    """Whether `want` is reached from `have` by dropping minor axes and adding new ones as the minor-most.
+def _ends(formulation: Formulation, edge: Edge, choice: Sequence[int]) -> list[tuple[Array, int]]:
+    u, v = edge.source.node, edge.target
+    return [
+        (formulation.strategies[u].result(edge.source.result), choice[u]),
+        (formulation.strategies[v].operand(edge.operand), choice[v]),
+    ]
 
-    follows("xyz", "x"), follows("x", "xyz"), follows("xy", "xz"), but not follows("xyz", "yz").
-    """
-    kept = [axis for axis in have if axis in want]
-    return list(have[: len(kept)]) == kept == list(want[: len(kept)])
+
+@lru_cache(maxsize=1 << 16)
+def _permuted(have: Shard, want: Shard, mesh: MeshShape) -> tuple[tuple[tuple[str, ...], float], ...]:
+    """The axes of each permute on the way, and in how many parts the value is then."""
+    if want.open - have.open:
+        return ()
+    parts = float(mesh.size[mesh.mask({axis for axes in have.dims for axis in axes})])
+    found = []
+    for step in steps(have, want):
+        if step.kind == "permute":
+            found.append((step.axes, parts))
+        parts *= float(mesh.size[mesh.mask(step.axes)]) ** GROWTH[step.kind]
+    return tuple(found)

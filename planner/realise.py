@@ -8,10 +8,11 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import jax
 from jax.core import Tracer
+from jax.experimental.layout import Format, Layout
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 
 from passes.collective_matmul import rings
@@ -35,6 +36,7 @@ class Realised:
         compiler_options: Of `jax.jit`.
         commanded: Whether runs of equations with collectives are computed on shards (`planner.regions`) rather than
             asked for by constraints alone.
+        auto_layouts: Whether the compiler chooses how arguments and results lie in memory.
     """
 
     plan: Plan
@@ -42,20 +44,39 @@ class Realised:
     mesh: Mesh | AbstractMesh
     compiler_options: Mapping[str, Any] | None = None
     commanded: bool = True
+    auto_layouts: bool = False
 
     def __call__(self, *args: Any) -> Any:
         """Runs on arrays, wherever they are; traces on tracers."""
         if any(isinstance(x, Tracer) for x in jax.tree.leaves(args)):
             return self.inside(*args)
-        return self.jitted(*self._map(_put, args))
+        return (self._compiled if self.auto_layouts else self.jitted)(*self.put(args))
+
+    def put(self, args: Any) -> Any:
+        """Arrays where the plan wants them and, with `auto_layouts`, as the compiler wants them to lie."""
+        return self._map(_put, args, self._formats)
+
+    @cached_property
+    def _compiled(self) -> Any:
+        args = [jax.ShapeDtypeStruct(v.shape, v.dtype, weak_type=v.weak_type) for v in self.program.closed.in_avals]
+        return self.jitted.lower(*in_order(self.program, args)).compile()
+
+    @cached_property
+    def _formats(self) -> Sequence[Any]:
+        """Where each argument goes: a sharding, with a layout if the compiler chooses."""
+        return jax.tree.leaves(self._compiled.input_formats) if self.auto_layouts else self._wanted
+
+    @cached_property
+    def _wanted(self) -> Sequence[NamedSharding]:
+        return self._shardings(self.plan.arguments)
 
     @cached_property
     def jitted(self) -> Any:
         """Under `jax.jit` with the plan's shardings and the user's donations."""
         if isinstance(self.mesh, AbstractMesh):
             raise MeshError("an AbstractMesh can be planned for but has no devices to run on: pass a Mesh")
-        ins = in_order(self.program, self._shardings(self.plan.arguments))
-        outs = jax.tree.unflatten(self.program.out_tree, self._shardings(self.plan.results))
+        ins = in_order(self.program, self._laid_out(self.plan.arguments))
+        outs = jax.tree.unflatten(self.program.out_tree, self._laid_out(self.plan.results))
         donated = map(jax.tree.leaves, in_order(self.program, self.program.donated))
         given = tuple(i for i, leaves in enumerate(donated) if leaves and all(leaves))
         options = dict(self.compiler_options) if self.compiler_options else None
@@ -102,11 +123,15 @@ class Realised:
     def _shardings(self, values: Sequence[Value]) -> list[NamedSharding]:
         return [NamedSharding(self.mesh, to_spec(v.spec)) for v in values]
 
-    def _map(self, f: Callable[[Any, NamedSharding, str], Any], args: Any) -> Any:
-        """Applies `f(leaf, planned sharding, name)` to every leaf of the arguments."""
+    def _laid_out(self, values: Sequence[Value]) -> list[Any]:
+        shardings = self._shardings(values)
+        return [Format(Layout.AUTO, s) for s in shardings] if self.auto_layouts else shardings
+
+    def _map(self, f: Callable[[Any, Any, str], Any], args: Any, wanted: Sequence[Any] | None = None) -> Any:
+        """Applies `f(leaf, planned sharding or format, name)` to every leaf of the arguments."""
         leaves, tree = jax.tree.flatten(args)
         names = [v.name for v in self.plan.arguments]
-        return jax.tree.unflatten(tree, [f(*xs) for xs in zip(leaves, self._shardings(self.plan.arguments), names)])
+        return jax.tree.unflatten(tree, [f(*xs) for xs in zip(leaves, wanted or self._wanted, names)])
 
 
 def surrounding(mesh: Mesh | AbstractMesh) -> Any:
@@ -131,16 +156,18 @@ def _constrain(x: Any, sharding: NamedSharding, name: str) -> Any:
     return jax.lax.with_sharding_constraint(x, sharding)
 
 
-def _put(x: Any, sharding: NamedSharding, name: str) -> Any:
-    """An array in its planned sharding. What had to move is logged: give it there to save the copy."""
+def _put(x: Any, wanted: Any, name: str) -> Any:
+    """An array in its planned sharding or format. What had to move is logged: give it there to save the copy."""
     if not isinstance(x, jax.Array):
-        return jax.device_put(x, sharding)
+        return jax.device_put(x, wanted)
+    sharding, array = cast(Any, wanted.sharding if isinstance(wanted, Format) else wanted), cast(Any, x)
     there = x.sharding.is_equivalent_to(sharding, x.ndim)
-    if there and _typed(x.sharding) == _typed(sharding):
+    lies = sharding is wanted or array.format.layout == wanted.layout
+    if there and lies and _typed(x.sharding) == _typed(sharding):
         return x
     if not there and len(x.sharding.device_set) > 1:
         log.info("%s is resharded from %s to %s before the call", name, x.sharding, sharding.spec)
-    return jax.device_put(x, sharding)
+    return jax.device_put(x, wanted)
 
 
 def _typed(sharding: Any) -> bool:

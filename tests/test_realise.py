@@ -76,6 +76,29 @@ def test_arguments_that_lie_elsewhere_are_moved_and_the_log_says_so(caplog):
     assert "x is resharded" not in caplog.text
 
 
+@pytest.mark.parametrize("context", [MESH, EXPLICIT], ids=["auto", "explicit"])
+def test_the_compiler_lays_arguments_out_once(context):
+    def step(state, w, *, bias):
+        return state.at[0].set(bias), state @ w
+
+    planned = autoshard(step, mesh=MESH, machine=SLOW_LINKS, donate_argnames="state", auto_layouts=True)
+    with jax.set_mesh(context):
+        state, w, bias = planned.put(jnp.array(X), W, bias=X[1])
+        kept = w.addressable_data(0).unsafe_buffer_pointer()
+        assert planned.put(state, w, bias=bias)[1].addressable_data(0).unsafe_buffer_pointer() == kept
+        state, _ = planned(state, w, bias=bias)
+        state, y = planned(state, w, bias=bias)
+        close(state, jnp.array(X).at[0].set(X[1]))
+        close(y, jnp.array(X).at[0].set(X[1]) @ W)
+        close(planned(np.array(X), np.array(W), bias=np.array(X[1]))[1], X @ W)
+
+
+def test_what_is_laid_out_lies_as_the_compiler_wants_it():
+    planned = autoshard(mlp, mesh=MESH, machine=SLOW_LINKS, auto_layouts=True)
+    wanted = planned.lower(X, W, V).compile().input_formats[0]
+    assert [x.format.layout for x in planned.put(X, W, V)] == [f.layout for f in wanted]
+
+
 def test_trace_lower_compile_give_stages():
     planned = eager(mlp, mesh=MESH)
     assert isinstance(planned.trace(X, W, V), jax.stages.Traced)

@@ -101,7 +101,7 @@ def test_a_region_written_by_hand():
     region = Region((dot, tanh), (Shard(((), ("y",))), Shard((("y",), ()))), (whole,))
     changed = constrain(closed, {}, on, regions={(0,): region})
     names = [jaxpr.primitive_name(eqn) for _, eqn in jaxpr.walk(changed)]
-    assert names == ["shard_map", "dot_general", "reduce_scatter", "tanh", "all_gather"]
+    assert names == ["shard_map", "dot_general", "layout_constraint", "reduce_scatter", "tanh", "all_gather"]
     close(jax.jit(jaxpr.as_fun(changed))(X, W)[0], np.tanh(X @ W))
 
 

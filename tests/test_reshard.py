@@ -12,7 +12,6 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 from programs import mesh
 
-from planner.order import follows
 from planner.reshard import STEPS, reshard
 from planner.sharding import MeshShape
 
@@ -22,6 +21,12 @@ SHAPE = (8, 16)
 OPEN, NOWHERE = 2, 3
 EVERY = [dict(zip(AXES, places)) for places in product(range(4), repeat=3)]
 """For each mesh axis the dim that it splits, OPEN or NOWHERE."""
+
+
+def follows(have, want):
+    """Whether `want` is reached from `have` by dropping minor axes and adding new ones as the minor-most."""
+    kept = [axis for axis in have if axis in want]
+    return list(have[: len(kept)]) == kept == list(want[: len(kept)])
 
 
 def row(layout):

@@ -4,6 +4,7 @@ import inspect
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -19,45 +20,59 @@ from planner.errors import AuditError
 from planner.plan import Plan
 
 
-def account(
-    load: Callable[[str], Any],
-    what: str,
-    of: str | None,
-    topology: str | None,
-    axes: AbstractMesh | None,
-    donate: Sequence[str],
-    tolerance: float,
-) -> Audit:
+@dataclass(frozen=True)
+class Given:
+    """How to compile.
+
+    Attributes:
+        topology: TPUs to compile for; None for simulated devices of the CPU.
+        axes: The mesh, where there is no plan.
+        donate: Names of donated arguments.
+        tolerance: As in `planner.audit`.
+        auto_layouts: As in `planner.autoshard`.
+    """
+
+    topology: str | None = None
+    axes: AbstractMesh | None = None
+    donate: Sequence[str] = ()
+    tolerance: float = 0.01
+    auto_layouts: bool = False
+
+    @property
+    def machine(self) -> str | None:
+        """That of the topology."""
+        return None if self.topology is None else MACHINES[parse(self.topology)[0]]
+
+
+def account(load: Callable[[str], Any], what: str, of: str | None, given: Given) -> Audit:
     """The account of a plan file with its workload `of`, or of the workload `what` without a plan.
 
     Args:
         load: Loads a workload by name; it may ask for the mesh in context.
         what: A plan file, or the name of a workload.
         of: The name of a plan's workload.
-        topology: TPUs to compile for; None for simulated devices of the CPU.
-        axes: The mesh, where there is no plan.
-        donate: Names of donated arguments.
-        tolerance: As in `planner.audit`.
+        given: How to compile.
     """
     is_file = of is not None or what.endswith(".json") or os.path.exists(what)
     plan = Plan.load(what) if is_file else None
     if plan is not None and of is None:
         raise AuditError(f"{what} says how {plan.function} is laid out: name the function too, --workload MODULE:NAME")
-    sizes = dict(axes.shape) if axes is not None else dict(plan.mesh) if plan is not None else {}
-    mesh = mesh_for(topology, sizes)
+    sizes = dict(given.axes.shape) if given.axes is not None else dict(plan.mesh) if plan is not None else {}
+    mesh = mesh_for(given.topology, sizes)
     with jax.set_mesh(mesh):
         fun, args = load(of or what)
-        named: dict[str, Any] = {"donate_argnames": tuple(donate)} if donate else {}
-        _check(fun, donate)
-        if plan is None:
-            compiled = jax.jit(fun, **named).lower(*args).compile()
-            return audit(None, compiled, mesh, _machine(topology), tolerance)
-        planned = autoshard(fun, mesh=mesh, plan=plan, **named)
-        return audit(plan, planned.lower(*args).compile(), mesh, _machine(topology), tolerance)
+        _check(fun, given.donate)
+        compiled = _lowered(fun, args, plan, mesh, given).compile()
+        return audit(plan, compiled, mesh, given.machine, given.tolerance)
 
 
-def _machine(topology: str | None) -> str | None:
-    return None if topology is None else MACHINES[parse(topology)[0]]
+def _lowered(fun: Callable, args: Any, plan: Plan | None, mesh: Mesh, given: Given) -> Any:
+    named: dict[str, Any] = {"donate_argnames": tuple(given.donate)} if given.donate else {}
+    if plan is None:
+        if given.auto_layouts:
+            raise AuditError("--auto-layouts needs a plan; without one, the function's own in_shardings say it")
+        return jax.jit(fun, **named).lower(*args)
+    return autoshard(fun, mesh=mesh, plan=plan, auto_layouts=given.auto_layouts, **named).lower(*args)
 
 
 def _check(fun: Any, donate: Sequence[str]) -> None:
