@@ -24,7 +24,8 @@ from jax.sharding import AbstractMesh, Mesh
 
 from passes import jaxpr
 from passes.jaxpr import Path
-from passes.moves import Shard, Sizes, move, nearest
+from passes.moves import move
+from passes.way import Shard, Sizes, nearest
 
 SCOPE = "meshplan"
 

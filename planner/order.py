@@ -14,7 +14,7 @@ from itertools import permutations, product
 
 import numpy as np
 
-from passes.moves import Shard, steps
+from passes.way import Shard, steps
 from planner.cost.model import CostModel
 from planner.formulate import Formulation
 from planner.graph import Edge, Node

@@ -15,8 +15,8 @@ from typing import Any
 from passes import jaxpr
 from passes.collective_matmul import Site, on_shards
 from passes.jaxpr import Path
-from passes.moves import Shard, nearest, steps
 from passes.region import Local, Region
+from passes.way import Shard, nearest, steps
 from planner.cost.torus import torus_spans
 from planner.plan import Operation, Plan, Spec
 from planner.rules import Rule, rule_for

@@ -1,6 +1,7 @@
 """Moves between layouts: any layout to any other gives the same array."""
 
 import itertools
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 from jax.sharding import PartitionSpec
 from programs import mesh
 
-from passes.moves import Shard, Step, exchange, move, steps
+from passes.moves import exchange, move
+from passes.way import Shard, Step, steps
 
 MESH = mesh(2, 2, 2)
 SIZES = dict(MESH.shape)
@@ -71,6 +73,17 @@ def test_slices_shrink_what_is_gathered():
 def test_only_the_minor_axis_leaves_freely():
     assert [s.kind for s in steps(Shard((("x", "y"),)), Shard((("x",),)))] == ["all_gather"]
     assert [s.kind for s in steps(Shard((("x", "y"),)), Shard((("y",),)))] == ["permute", "all_gather"]
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations("xyz")))
+def test_axes_of_a_dim_come_and_go_in_any_order(order):
+    """Scattered, sliced and exchanged into one dim; then exchanged and gathered out of it."""
+    rows, columns = Shard((order, ())), Shard(((), ("x",)))
+    come = steps(replace(columns, open=frozenset("y")), rows)
+    assert [step.kind for step in come] == ["slice", "reduce_scatter", "all_to_all"]
+    go = steps(rows, columns)
+    assert sorted({step.kind for step in go}) == ["all_gather", "all_to_all"]
+    assert any("x" in step.behind for step in go) == any("x" in step.behind for step in come) == (order[-1] != "x")
 
 
 @pytest.mark.parametrize("how", ["max", "min", "mul", "or", "and"])

@@ -12,8 +12,8 @@ from test_topology import needs_libtpu
 import planner
 from passes import jaxpr
 from passes.constrain import constrain
-from passes.moves import Shard
 from passes.region import Local, Region
+from passes.way import Shard
 from planner import testing
 from planner.audit.topology import topology_mesh
 from planner.make import make_plan
