@@ -6,8 +6,8 @@ is what a program's arguments hand to a contraction, and the model dim is the si
 
     data parallel          rows xyz                 weights replicated
     FSDP                   rows xyz                 weights stored split over all axes
-    Megatron 1-D           other xyz                model dim of activations never split
     1-D weight-stationary  other xyz
+    Megatron 1-D           other xyz                model dim of activations never split
     2-D weight-stationary  model x, other yz
     weight-gathered x      rows x, other yz         weights stored model x, other yz    (and xy, xyz)
 
@@ -22,7 +22,6 @@ import numpy as np
 
 from planner.formulate import Formulation
 from planner.graph import Graph, Port
-from planner.solve import Problem
 from planner.strategy import REPEAT, Strategies
 from planner.work import is_matmul
 
@@ -70,8 +69,8 @@ def layouts(axes: int) -> tuple[Layout, ...]:
     return (
         Layout("data parallel", rows=every, stored=(0, 0)),
         Layout("FSDP", rows=every, stored="all axes"),
-        Layout("Megatron 1-D", other=every, whole_model=True),
         Layout("1-D weight-stationary", other=every),
+        Layout("Megatron 1-D", other=every, whole_model=True),
         *(Layout("2-D weight-stationary", model=m, other=o) for m, o in split),
         *(
             Layout(f"weight-gathered {i + 1}/{axes}", rows=n, other=every ^ n, stored=(1, every ^ 1))
@@ -157,17 +156,16 @@ def _oriented(graph: Graph, w: WeightMatmul, model: int) -> WeightMatmul:
     return w if sizes == [model] else replace(w, model=w.other, other=w.model)
 
 
-def restrict(formulation: Formulation, layout: Layout, weights: Sequence[WeightMatmul]) -> Problem:
-    """The integer program with only the strategies that the layout allows."""
-    graph, cost = formulation.graph, list(formulation.problem.cost)
-    for n, allowed in _allowed(formulation, layout, weights):
-        cost[n] = np.where(allowed, cost[n], np.inf)
+def allowed(formulation: Formulation, layout: Layout, weights: Sequence[WeightMatmul]) -> dict[int, Array]:
+    """Masks of the strategies that the layout allows, by node; of the other nodes it allows all."""
+    graph = formulation.graph
+    masks: dict[int, Array] = {}
+    for n, mask in _matmuls(formulation, layout, weights):
+        masks[n] = mask & masks.get(n, np.ones(len(mask), bool))
     if layout.whole_model and weights:
         size = graph.nodes[weights[0].node].rule.sizes[weights[0].model[0]]
-        for n in _activations(graph, size):
-            split = formulation.strategies[n].result(0)[:, -2] > 0
-            cost[n] = np.where(split, np.inf, cost[n])
-    return replace(formulation.problem, cost=tuple(cost), starts=())
+        masks |= {n: formulation.strategies[n].result(0)[:, -2] == 0 for n in _activations(graph, size)}
+    return masks
 
 
 def _activations(graph: Graph, size: int) -> Iterator[int]:
@@ -177,7 +175,7 @@ def _activations(graph: Graph, size: int) -> Iterator[int]:
             yield n
 
 
-def _allowed(formulation: Formulation, layout: Layout, weights: Sequence[WeightMatmul]) -> Iterator[tuple[int, Array]]:
+def _matmuls(formulation: Formulation, layout: Layout, weights: Sequence[WeightMatmul]) -> Iterator[tuple[int, Array]]:
     for w in weights:
         strategies = formulation.strategies[w.node]
         jobs = (

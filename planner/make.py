@@ -14,7 +14,7 @@ from planner.cost.hardware import Machine, machine_named, machine_of
 from planner.cost.model import CostModel
 from planner.errors import MeshError, PlanError
 from planner.plan import Plan
-from planner.solve import solve
+from planner.solve import ready, solve
 from planner.stages import Progress, Setting
 from planner.trace import Program, auto_mesh, trace
 
@@ -103,10 +103,12 @@ def plan_program(
         graph = stages.graph_of(program, setting, ins, outs)
     with clock("formulate"):
         formulation = stages.formulation_of(program, graph, setting)
+    with clock("presolve"):
+        made = ready(formulation.problem)
     with clock("known layouts"):
-        scored = stages.known_layouts(formulation, setting.work) if known else ()
+        scored = stages.known_layouts(formulation, made, setting.work) if known else ()
     with clock("solve"):
-        solution = stages.solved(formulation, [s for _, s in scored], setting.work, clock.progress)
+        solution = stages.solved(made, [s for _, s in scored], setting.work, clock.progress)
     if solution.status == "infeasible":
         raise stages.explain_misfit(formulation, solution, smallest_mesh(program, setting, ins, outs), setting)
     with clock("write"):

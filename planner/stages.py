@@ -1,7 +1,7 @@
 """The stages of planning in the order in which data flows. Functions only; nothing here reads the clock."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -16,20 +16,20 @@ from planner.cost.model import CostModel, Roofline
 from planner.errors import DoesNotFitError, MeshError
 from planner.formulate import Formulation, formulate
 from planner.graph import Graph, Port
-from planner.layouts import Layout, layouts, restrict, weight_matmuls
+from planner.layouts import Layout, allowed, layouts, weight_matmuls
 from planner.notation import notation
 from planner.order import order_axes
 from planner.plan import Known, Plan, Value, key_of
 from planner.sharding import MeshShape
-from planner.solve import Solution, evaluate, peak, solve
+from planner.solve import Ready, Solution, evaluate, peak, rivals, solve
 from planner.trace import Program
-from planner.units import size
+from planner.units import seconds, size
 from planner.user_specs import user_pins
 from planner.work import held_bytes
 
 Progress = Callable[[str, float, float], None]
 CLOSE = 0.01
-"""Known layouts are solved to within a hundredth: they are there to compare, and to start from."""
+"""Known layouts are there to compare, and to start from: a gap up to this is not worth a word."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +79,15 @@ def formulation_of(program: Program, graph: Graph, setting: Setting) -> Formulat
     return found
 
 
-def known_layouts(formulation: Formulation, work: float) -> tuple[tuple[Known, Solution], ...]:
+def known_layouts(formulation: Formulation, made: Ready, work: float) -> tuple[tuple[Known, Solution], ...]:
     """Every known layout at its best, in the same integer program."""
     weights = weight_matmuls(formulation.graph)
     if not weights:
         return ()
     best: dict[str, tuple[Known, Solution]] = {}
-    for layout in _distinct(layouts(len(formulation.mesh.sizes)), formulation.mesh):
-        solution = solve(restrict(formulation, layout, weights), work=work, tolerance=CLOSE)
+    every = tuple(_distinct(layouts(len(formulation.mesh.sizes)), formulation.mesh))
+    parts = [allowed(formulation, layout, weights) for layout in every]
+    for layout, solution in zip(every, rivals(made, parts, work)):
         entry = (_known(formulation, layout, solution), solution)
         if layout.name not in best or _rank(entry) < _rank(best[layout.name]):
             best[layout.name] = entry
@@ -117,21 +118,28 @@ def _known(formulation: Formulation, layout: Layout, solution: Solution) -> Know
     if not np.isfinite(solution.seconds):
         return Known(name=layout.name, axes=axes, seconds=None, peak_bytes=None, note="no such layout of this program")
     held = peak(formulation.problem, solution.choice)
-    if solution.status == "infeasible":
-        return Known(
-            name=layout.name,
-            axes=axes,
-            seconds=None,
-            peak_bytes=held,
-            note=f"needs {size(solution.excess)} more per chip",
-        )
-    return Known(name=layout.name, axes=axes, seconds=solution.seconds, peak_bytes=held)
+    fits = solution.status != "infeasible"
+    note = _reserve(solution) if fits else f"needs {missing(solution)} more per chip"
+    return Known(name=layout.name, axes=axes, seconds=solution.seconds if fits else None, peak_bytes=held, note=note)
 
 
-def solved(formulation: Formulation, starts: Sequence[Solution], work: float, progress: Progress | None) -> Solution:
-    """The best plan. The known layouts are among the starts, so that it is never worse than they are."""
-    usable = tuple(s.choice for s in starts if s.status != "infeasible")
-    return solve(replace(formulation.problem, starts=usable), work=work, progress=progress)
+def _reserve(solution: Solution) -> str:
+    return f"{seconds(solution.bound)} at best" if solution.gap > CLOSE else ""
+
+
+def missing(solution: Solution) -> str:
+    """By how much a program does not fit, as far as that is proven."""
+    low, high = size(solution.short), size(solution.excess)
+    return low if low == high else f"{low} to {high}" if solution.short else f"up to {high}"
+
+
+def solved(made: Ready, known: Sequence[Solution], work: float, progress: Progress | None) -> Solution:
+    """The best plan. The known layouts are among the starts, so that it is never worse than they are.
+
+    Those that do not fit are too: where nothing fits, the one that is least over the limit is a start.
+    """
+    usable = [s.choice for s in known if np.isfinite(s.seconds)]
+    return solve(made, starts=usable, work=work, progress=progress)
 
 
 def plan_of(
@@ -226,9 +234,10 @@ def explain_misfit(formulation: Formulation, solution: Solution, smallest: str, 
     letters = notation(formulation.graph)
     ordered = order_axes(formulation, solution.choice, setting.model)
     nbytes, top = holders(Answer(formulation, solution.choice, ordered, setting.model, letters))
+    found = "no plan fits: the thriftiest" if solution.short else "no plan was found that fits: the thriftiest found"
     lines = "\n".join(f"  {size(holder.nbytes):>8}  {holder.name}" for holder in top[:6])
     return DoesNotFitError(
-        f"no plan fits: the thriftiest needs {size(nbytes)} per chip, {size(solution.excess)} more than "
+        f"{found} needs {size(nbytes)} per chip, {missing(solution)} more than "
         f"the {size(setting.limit)} of {setting.machine.name} on mesh {setting.shape}. What takes it:\n{lines}\n"
         f"{smallest}",
         solution.excess,

@@ -23,7 +23,7 @@ LARGE = [jax.ShapeDtypeStruct(s, jnp.float32) for s in [(64, 1024), (1024, 4096)
 
 def test_every_stage_is_timed():
     plan = make_plan(mlp, X, W, V, mesh=ABSTRACT, machine=testing.EAGER)
-    assert set(plan.timings) == {"trace", "graph", "formulate", "known layouts", "solve", "write"}
+    assert set(plan.timings) == {"trace", "graph", "formulate", "presolve", "known layouts", "solve", "write"}
     assert all(seconds >= 0 for seconds in plan.timings.values())
     assert "timings" not in plan.to_json()
 
@@ -39,7 +39,7 @@ def test_known_layouts_are_scored_on_demand():
 def test_progress_hears_of_every_stage():
     heard = []
     make_plan(mlp, X, W, V, mesh=ABSTRACT, machine=testing.EAGER, progress=lambda *now: heard.append(now[0]))
-    stages = ["trace", "graph", "formulate", "known layouts", "solve", "write"]
+    stages = ["trace", "graph", "formulate", "presolve", "known layouts", "solve", "write"]
     assert [stage for stage in dict.fromkeys(heard) if stage in stages] == stages
 
 

@@ -100,7 +100,7 @@ def test_never_worse_than_a_feasible_start(layered):
     problem, free = layered
     limited = replace(problem, limit=0.5 * peak(problem, free.choice))
     good = solve(limited)
-    hasty = solve(replace(limited, starts=(free.choice, good.choice)), work=0.0)
+    hasty = solve(limited, starts=(free.choice, good.choice), work=0.0)
     assert hasty.seconds <= good.seconds and peak(limited, hasty.choice) <= limited.limit
 
 

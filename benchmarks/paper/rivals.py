@@ -42,7 +42,7 @@ def only(formulation: Formulation, ffn: str, split: str, batch: int) -> Problem:
         devices = attention_split(formulation, n, batch)
         most = devices.argmax(1) == ATTENTION.index(split)
         cost[n] = np.where(most & (devices.max(1) > 1), cost[n], np.inf)
-    return replace(formulation.problem, cost=tuple(cost), starts=())
+    return replace(formulation.problem, cost=tuple(cost))
 
 
 def best(found: Sequence[Rival]) -> Rival:

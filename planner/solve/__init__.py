@@ -8,4 +8,7 @@ from .problem import Spans as Spans
 from .problem import evaluate as evaluate
 from .problem import peak as peak
 from .problem import spans as spans
+from .ready import Ready as Ready
+from .ready import ready as ready
+from .rival import rivals as rivals
 from .solve import solve as solve

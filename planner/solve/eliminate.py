@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .network import Array, Lift, Network
-from .table import Table, joint, through
+from .table import Table, joint, parts, through
 
 CELLS = 1 << 21
 
@@ -115,11 +115,9 @@ def _beside_both(unary: Array, a: Table, b: Table) -> tuple[Table, Array]:
     index, (rows, cols) = joint(a.row, b.row)
     best, cheapest = cheapest_of(unary, index, len(rows))
     left, right = (cheapest[:, None] + a.cost[rows]).T, np.ascontiguousarray(b.cost[cols])
-    cost, spec = np.empty((len(left), right.shape[1])), np.empty((len(left), right.shape[1]), np.intp)
-    for p, line in enumerate(left):
-        total = line[:, None] + right
-        spec[p] = total.argmin(axis=0)
-        cost[p] = total.min(axis=0)
+    totals = (part[:, :, None] + right for part in parts(left, right.size))
+    found = [(total.min(axis=1), total.argmin(axis=1)) for total in totals]
+    cost, spec = (np.concatenate(part) for part in zip(*found))
     return Table(a.col, b.col, cost), best[spec]
 
 

@@ -85,6 +85,15 @@ class Network:
         parts = dict(strategies=dict(self.strategies), lifts=list(self.lifts), cargo={}, memory=None)
         return replace(self, unary=unary, near=near, loads={u: {} for u in unary}, constant=constant, **parts)
 
+    def costless(self) -> Network:
+        """A copy in which all that is possible is free."""
+        near: dict[int, dict[int, Table]] = {u: {} for u in self.near}
+        for u, v, table in self.pairs():
+            near[u][v] = self.memo(_free_table, table)
+            near[v][u] = near[u][v].T
+        unary = {n: self.memo(np.zeros_like, cost) for n, cost in self.unary.items()}
+        return replace(self.copy(), unary=unary, near=near, constant=0.0)
+
     def pairs(self) -> Iterable[tuple[int, int, Table]]:
         """Each pair once, lower node first."""
         return ((u, v, table) for u in sorted(self.near) for v, table in sorted(self.near[u].items()) if u < v)
@@ -176,6 +185,14 @@ class Network:
         for lift in reversed(self.lifts):
             lift(full)
         return tuple(full)
+
+    def positions(self, whole: tuple[int, ...]) -> dict[int, int]:
+        """What is left of a choice of the whole problem, as `lift` takes it; of strategies that are gone the first."""
+        return {n: int(np.searchsorted(left, whole[n])) % len(left) for n, left in self.strategies.items()}
+
+
+def _free_table(table: Table) -> Table:
+    return Table(table.row, table.col, np.where(table.possible, 0.0, np.inf), table.held)
 
 
 def _pick(a: Array, kept: Array) -> Array:

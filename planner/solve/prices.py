@@ -87,7 +87,7 @@ class Pricing:
         sent = None
         if not len(self.price):
             self.price = np.zeros(self.memory.rows)
-        target, stalled, step = self.price, 0, 0.4
+        target, stalled, step = self.mix()[0] if self.soft and self.columns else self.price, 0, 0.4
         for _ in range(rounds):
             messages = Messages(self.priced(target), sent)
             before, known = self.bound, len(self.columns)
@@ -99,6 +99,8 @@ class Pricing:
             self.report("prices", self.best.seconds, self.bound)
             if self.best.proven(self.bound) or self.labour.left < 0:
                 return
+            if not self.columns:
+                continue
             duals, value, _ = self.mix()
             step = min(1.0, 1.5 * step) if self.bound - before > 1e-4 * abs(value) else step / 1.5
             stalled = 0 if self.bound - before > 1e-4 * abs(value) or len(self.columns) > known else stalled + 1
@@ -122,16 +124,19 @@ class Pricing:
         if messages.bound > self.bound:
             self.bound, self.price, self.sent = messages.bound, price, messages.sent
 
-    def mend(self, whole: tuple[int, ...], choice: dict[int, int], price: Array) -> None:
-        """Raise the prices of the rows that a choice breaks until descent leads to one that fits."""
+    def mend(self, whole: tuple[int, ...], choice: dict[int, int], price: Array, share: float = 0.5) -> None:
+        """Raise the prices of the rows that a choice breaks until descent leads to one that fits.
+
+        A `share` of a byte's fair price is where that begins; what is gentle at first ends with the same rise.
+        """
         if self.soft:
             return
-        for _ in range(MENDS):
+        for i in range(MENDS - int(np.log2(2 * share))):
             over = self.memory.used(whole) > self.memory.limit
             if not over.any():
                 return
             step = max(float(price.max()), abs(self.seconds(whole)) / self.memory.limit)
-            price = price + np.where(over, step / 2, 0.0)
+            price = price + np.where(over, min(0.5, share * 2.0**i) * step, 0.0)
             net = self.priced(price)
             choice = descend(net, choice)
             whole = net.lift(choice)

@@ -102,7 +102,6 @@ class Problem:
     usage: tuple[Array, ...]
     live: Spans = field(default_factory=lambda: spans((), 0))
     limit: float = float("inf")
-    starts: tuple[tuple[int, ...], ...] = field(default=())
 
 
 @dataclass(frozen=True)
@@ -116,6 +115,7 @@ class Solution:
         status: "optimal", "feasible" (stopped by the work limit) or "infeasible" (then `choice` is the choice that is
             least over the limit).
         excess: Bytes over the limit; zero unless infeasible.
+        short: Proven: every choice is at least so many bytes over the limit. Zero where that is not known.
     """
 
     choice: tuple[int, ...]
@@ -123,6 +123,7 @@ class Solution:
     bound: float
     status: str
     excess: float = 0.0
+    short: float = 0.0
 
     @property
     def gap(self) -> float:

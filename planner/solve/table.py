@@ -8,6 +8,8 @@ from functools import cached_property
 import numpy as np
 
 Array = np.ndarray
+CACHE = 1 << 16  # numbers
+BARRED = 1e300  # dearer than anything that is possible
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,17 +69,17 @@ class Table:
 
 def excess(cost: Array) -> Array:
     """Max over columns of `cost[p] − cost[q]`, shape [p, q], without the columns that q rules out."""
-    out = np.empty((len(cost), len(cost)))
     ruled_out = np.isinf(cost)
-    if not ruled_out.any():
-        for p, line in enumerate(cost):
-            out[p] = (line - cost).max(axis=1)
-        return out
-    floor = np.where(ruled_out, np.inf, cost)
-    for p, line in enumerate(cost):
-        difference = np.subtract(line, floor, out=np.full(cost.shape, -np.inf), where=~ruled_out)
-        out[p] = difference.max(axis=1)
-    return out
+    floor = np.where(ruled_out, -np.inf, -cost)
+    most = np.where(ruled_out, BARRED, cost)
+    out = np.concatenate([(part[:, None] + floor).max(axis=2) for part in parts(most, cost.size)])
+    return np.where(out > BARRED / 2, np.inf, out)
+
+
+def parts(a: Array, width: int) -> list[Array]:
+    """The rows of `a`, as many at a time as keep `width` numbers for each of them in cache."""
+    step = max(1, CACHE // max(1, width))
+    return np.split(a, range(step, len(a), step))
 
 
 def take(table: Table, kept: Array) -> Table:
@@ -119,9 +121,10 @@ def compact(row: Array, col: Array, cost: Array, *held: Array) -> Table:
 
 
 def _distinct(table: Table) -> Table:
-    lines = np.concatenate([table.cost, *table.held], axis=1)
-    _, first, index = np.unique(lines, axis=0, return_index=True, return_inverse=True)
-    order = np.argsort(first)  # in the order of first appearance
-    place = np.argsort(order)
-    kept = first[order]
-    return Table(place[index.reshape(-1)][table.row], table.col, table.cost[kept], tuple(h[kept] for h in table.held))
+    lines = np.concatenate([table.cost, *table.held], axis=1) + 0.0  # no negative zeros: equal lines are equal bytes
+    place: dict[bytes, int] = {}
+    index = np.array([place.setdefault(line.tobytes(), len(place)) for line in lines], np.intp)
+    if len(place) == len(lines):
+        return table
+    first = np.unique(index, return_index=True)[1]  # in the order of first appearance
+    return Table(index[table.row], table.col, table.cost[first], tuple(h[first] for h in table.held))

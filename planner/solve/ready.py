@@ -1,0 +1,57 @@
+"""A problem made ready: what several searches on the same numbers share is made once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from .memory import Memory
+from .network import Array, Impossible, Network, network
+from .prices import CELLS
+from .problem import Problem, Solution
+from .scoring import Scoring
+from .simplify import simplify
+
+
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """A problem with its tables compacted and its memory rows found.
+
+    Attributes:
+        net: The whole problem as a network; None if no choice of finite cost is left. Never written to.
+    """
+
+    problem: Problem
+    scoring: Scoring
+    memory: Memory
+    net: Network | None
+
+    def left(self, masks: Mapping[int, Array]) -> Network:
+        """A network of its own with only the strategies in `masks`, by node; shrunk.
+
+        Raises:
+            Impossible: No choice of finite cost is left.
+        """
+        if self.net is None:
+            raise Impossible
+        net = self.net.copy()
+        for n, mask in masks.items():
+            net.restrict(n, mask[net.strategies[n]])
+        return simplify(net, CELLS, dominance=False)
+
+
+def ready(problem: Problem) -> Ready:
+    """Make a problem ready."""
+    scoring = Scoring(problem)
+    memory = Memory(problem, scoring)
+    try:
+        return Ready(problem, scoring, memory, network(problem, memory))
+    except Impossible:
+        return Ready(problem, scoring, memory, None)
+
+
+def nothing(problem: Problem) -> Solution:
+    """What there is to say where no choice of finite cost exists."""
+    return Solution(tuple([0] * len(problem.cost)), np.inf, np.inf, "infeasible", np.inf, np.inf)
