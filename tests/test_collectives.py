@@ -87,7 +87,14 @@ def test_bandwidth_adds_up_over_torus_axes(kind):
     assert [times[0] / t for t in times] == pytest.approx([1, 2, 3], rel=CLOSE)
 
 
-@pytest.mark.parametrize("kind", ["all_gather", "all_to_all", "permute"])
+def test_half_of_a_ring_sends_over_one_wire_in_the_worst_permute():
+    n, nbytes = 8, 1e9
+    assert permute(nbytes, on(RING)) == pytest.approx(n / 2 * nbytes / W)
+    line = replace(RING, bandwidth=W, diameter=n - 1)
+    assert permute(nbytes, on(line)) == pytest.approx(n / 2 * nbytes / W)
+
+
+@pytest.mark.parametrize("kind", ["all_gather", "all_to_all"])
 def test_wraparound_halves_the_time(kind):
     wrapped, line = (machine("tpu-v5e", n)[1] for n in (16, 8))
     line = replace(line, size=wrapped.size, exchange=line.exchange * 2)  # the same ring, cut open

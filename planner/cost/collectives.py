@@ -34,6 +34,7 @@ class Groups:
         phases: Steps of each half of an all_reduce.
         gather_phases: Steps of an all_gather or reduce_scatter.
         exchange: Seconds per byte of an all_to_all.
+        detour: Seconds per byte of a permute on the fullest wire.
         drain: Seconds per byte to a single other device.
     """
 
@@ -47,6 +48,7 @@ class Groups:
     phases: Array
     gather_phases: Array
     exchange: Array
+    detour: Array
     drain: Array
 
     def __getitem__(self, mask: "int | Array") -> "Groups":
@@ -72,6 +74,7 @@ def groups(links: Sequence[Link]) -> Groups:
         fabric.phases,
         fabric.gather_phases,
         fabric.exchange,
+        fabric.detour,
         fabric.drain,
     )
     size = np.array([np.prod([links[axis].size for axis in axes]) for axes in sets])
@@ -105,7 +108,7 @@ def all_to_all(nbytes: Numbers, group: Groups) -> Array:
 
 def permute(nbytes: Numbers, group: Groups) -> Array:
     """Seconds to send all `nbytes` of each device to one other device of the group, whichever it is."""
-    return nbytes * np.maximum(group.exchange, group.drain) + group.latency
+    return nbytes * np.maximum(group.detour, group.drain) + group.latency
 
 
 def phases(kind: str, group: Groups) -> Array:

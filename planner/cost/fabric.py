@@ -183,6 +183,19 @@ def exchange(links: Sequence[Link]) -> float:
     return max((link.exchange / link.bandwidth for link in links), default=0.0)
 
 
+def detour(links: Sequence[Link]) -> float:
+    """Seconds per byte of a permute within a domain: messages walk one torus axis after the other, the shorter way.
+
+    At worst half of a ring's devices, or of a row's, send over one wire the same way: four times, or twice, what an
+    all_to_all takes, which spreads its bytes over all distances and both ways. A switch has no distances.
+    """
+    return max((link.exchange / link.bandwidth * _worst(link) for link in links), default=0.0)
+
+
+def _worst(link: Link) -> int:
+    return 1 if link.switched else 4 if _closes(link) else 2
+
+
 def drain(links: Sequence[Link]) -> float:
     """Seconds per byte that a device sends to a single other one: by the torus or switch, or out of the domain."""
     return max(1 / _inner(links), 1 / _slowest([link for link in links if link.outer]))
