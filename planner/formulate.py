@@ -82,8 +82,8 @@ def priced(
     tables = _Tables(mesh, model)
     links = tuple(tables.link(graph.aval(e.source), strategies, e) for e in graph.edges)
     usage = _usages(graph, strategies, held.stored, chip)
-    cost = tuple(c + STORAGE * u / chip.hbm_bandwidth for c, u in zip(work, usage))
-    edges = tuple(_edge(graph, i, link, held, chip, mesh, model) for i, link in enumerate(links))
+    cost = _with_storage(work, usage, chip)
+    edges = _edges(graph, links, held, chip, mesh, model)
     return Formulation(graph, mesh, strategies, links, integer.Problem(cost, edges, usage, held.live, limit))
 
 
@@ -160,33 +160,60 @@ class _Tables:
         return np.where(steps.possible, total, np.inf)
 
 
-def _edge(
-    graph: Graph, i: int, link: LinkTable, held: Buffers, chip: Chip, mesh: MeshShape, model: CostModel
-) -> integer.Edge:
-    """The edge's seconds, and the bytes of the copy that a reshard makes."""
+def _edges(
+    graph: Graph, links: Sequence[LinkTable], held: Buffers, chip: Chip, mesh: MeshShape, model: CostModel
+) -> tuple[integer.Edge, ...]:
+    """The seconds of each edge, and the bytes of the copy that a reshard makes. Equal edges share their arrays."""
+    known: dict[object, tuple[Array, Array | None]] = {}
+    found = []
+    for i, (edge, link) in enumerate(zip(graph.edges, links)):
+        use = _use(graph, i, held)
+        if (use, id(link.steps)) not in known:
+            known[use, id(link.steps)] = use.priced(link, chip, mesh, model)
+        found.append(integer.Edge(edge.source.node, edge.target, link.row, link.col, *known[use, id(link.steps)]))
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class _Use:
+    """What the price of an edge depends on, beside the layouts at its ends.
+
+    Attributes:
+        cut: Whether each device cuts its part out of a buffer, for a reader that does not do so while it reads.
+    """
+
+    aval: Aval
+    role: str
+    trips: float
+    handed: bool
+    copied: bool
+    cut: bool
+
+    def priced(self, link: LinkTable, chip: Chip, mesh: MeshShape, model: CostModel) -> tuple[Array, Array | None]:
+        """Seconds and, where there is a copy at all, its bytes."""
+        sliced = (link.steps.sliced > 0) & self.cut
+        part = 2 * held_bytes(self.aval, link.targets, chip, mesh, self.role)  # read and written
+        slicing = np.where(sliced, model.compute(np.zeros(len(part)), part, self.aval.dtype) + model.launch, 0.0)
+        return (link.seconds + slicing) * self.trips, self.copy(link, sliced, chip, mesh)
+
+    def copy(self, link: LinkTable, sliced: Array, chip: Chip, mesh: MeshShape) -> Array | None:
+        """The bytes of the copy that a reshard makes."""
+        moves = (np.bitwise_or.reduce([link.steps.masks[s] for s in STEPS]) > 0) | sliced
+        apart = (link.sources[:, None] != link.targets[None]).any(-1) | self.copied
+        if self.role == "value" or self.handed or self.copied:
+            moves = moves if self.role == "value" and not self.handed else apart
+            return np.where(moves, held_bytes(self.aval, link.sources, chip, mesh, self.role)[:, None], 0.0)
+        if self.role in ("op", "slice", "stack", *MOVED):
+            return np.where(moves, held_bytes(self.aval, link.targets, chip, mesh, self.role)[None, :], 0.0)
+        return None
+
+
+def _use(graph: Graph, i: int, held: Buffers) -> _Use:
     edge = graph.edges[i]
-    role, aval = graph.nodes[edge.target].role, graph.aval(edge.source)
-    sliced = _sliced(graph, edge, link, held)
-    moves = (np.bitwise_or.reduce([link.steps.masks[s] for s in STEPS]) > 0) | sliced
-    apart = (link.sources[:, None] != link.targets[None]).any(-1) | (i in held.copied)
-    copied = None
-    if role == "value" or i in held.handed | held.copied:
-        moves = moves if role == "value" and i not in held.handed else apart
-        copied = np.where(moves, held_bytes(aval, link.sources, chip, mesh, role)[:, None], 0.0)
-    elif role in ("op", "slice", "stack", *MOVED):
-        copied = np.where(moves, held_bytes(aval, link.targets, chip, mesh, role)[None, :], 0.0)
-    part = 2 * held_bytes(aval, link.targets, chip, mesh, role)  # read and written
-    slicing = np.where(sliced, model.compute(np.zeros(len(part)), part, aval.dtype) + model.launch, 0.0)
-    seconds = (link.seconds + slicing) * edge.trips
-    return integer.Edge(edge.source.node, edge.target, link.row, link.col, seconds, copied)
-
-
-def _sliced(graph: Graph, edge: Edge, link: LinkTable, held: Buffers) -> Array:
-    """Where each device cuts its part out of a buffer for a reader that does not do so while it reads."""
     target = graph.nodes[edge.target]
-    if edge.source not in held.stored or target.role in FREE_TO_CUT or (target.role == "op" and _cuts(target.rule)):
-        return np.zeros_like(link.steps.sliced, bool)
-    return link.steps.sliced > 0
+    fused = target.role in FREE_TO_CUT or (target.role == "op" and _cuts(target.rule))
+    cut = edge.source in held.stored and not fused
+    return _Use(graph.aval(edge.source), target.role, edge.trips, i in held.handed, i in held.copied, cut)
 
 
 def _cuts(rule: Rule) -> bool:
@@ -203,17 +230,18 @@ def _worked(
     """
     operands = operand_avals(graph, held.stored, held.widened)
     known: dict[object, tuple[Strategies, Array]] = {}
-    found = []
-    for n, (node, s) in enumerate(zip(graph.nodes, strategies)):
+
+    def work(n: int, node: Node, s: Strategies) -> tuple[Strategies, Array]:
         if node.role != "op":
-            found.append((s, np.zeros(len(s))))
-            continue
+            return known.setdefault(id(s), (s, np.zeros(len(s))))
         kept = tuple(Port(n, r) in held.stored for r in range(len(node.avals)))
-        key = (id(s), kept, tuple(sorted(operands[n].items())), node.avals)
+        key = (id(s), kept, tuple(sorted(operands[n].items())), node.avals, node.trips)
         if key not in known:
-            known[key] = _worthwhile(s, worth, *_seconds(_Local(node, operands[n], kept, model, chip), s))
-        found.append((known[key][0], node.trips * known[key][1]))
-    return found
+            s, seconds = _worthwhile(s, worth, *_seconds(_Local(node, operands[n], kept, model, chip), s))
+            known[key] = s, node.trips * seconds
+        return known[key]
+
+    return [work(n, node, s) for n, (node, s) in enumerate(zip(graph.nodes, strategies))]
 
 
 @dataclass(frozen=True)
@@ -261,12 +289,26 @@ def _worthwhile(s: Strategies, worth: float, seconds: Array, apart: Array) -> tu
 def _usages(graph: Graph, strategies: Sequence[Strategies], stored: frozenset[Port], chip: Chip) -> tuple[Array, ...]:
     """Bytes that each node's results hold; an open sum with a place of its own is held there."""
     placed = {e.source for e in graph.edges if graph.nodes[e.target].role == "value"}
+    known: dict[object, Array] = {}
 
     def held(n: int, node: Node, s: Strategies) -> Array:
-        total = np.zeros(len(s))
-        ports = [] if node.role in MOVED else [Port(n, r) for r in range(len(node.avals))]
-        for port in (p for p in ports if p in stored and p not in placed):
-            total += held_bytes(graph.aval(port), s.result(port.result), chip, s.mesh, node.role)
-        return total
+        results = () if node.role in MOVED else tuple(r for r in range(len(node.avals)) if Port(n, r) in stored)
+        results = tuple(r for r in results if Port(n, r) not in placed)
+        key = (id(s), node.role, results, node.avals)
+        if key not in known:
+            bytes_of = (held_bytes(node.avals[r], s.result(r), chip, s.mesh, node.role) for r in results)
+            known[key] = sum(bytes_of, np.zeros(len(s)))
+        return known[key]
 
     return tuple(held(n, node, s) for n, (node, s) in enumerate(zip(graph.nodes, strategies)))
+
+
+def _with_storage(work: Sequence[Array], usage: Sequence[Array], chip: Chip) -> tuple[Array, ...]:
+    known: dict[object, Array] = {}
+
+    def both(c: Array, u: Array) -> Array:
+        if (id(c), id(u)) not in known:
+            known[id(c), id(u)] = c + STORAGE * u / chip.hbm_bandwidth
+        return known[id(c), id(u)]
+
+    return tuple(map(both, work, usage))
