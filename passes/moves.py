@@ -75,9 +75,17 @@ def _reduce_scatter(x: jax.Array, step: Step, sizes: Sizes) -> jax.Array:
         ways = devices(step.axes, sizes)
         shape = (*x.shape[: step.dim], x.shape[step.dim] // ways, *x.shape[step.dim + 1 :])
         flat, dim = _flat(x, step.dim, ways)
-        wide = _major(flat, dim)
-        return lax.psum_scatter(wide, step.axes, scatter_dimension=dim, tiled=True).reshape(shape)
+        return _scattered(flat, step.axes, dim, ways).reshape(shape)
     return _slice(_all_reduce(x, step, sizes), step, sizes)
+
+
+def _scattered(x: jax.Array, axes: Axes, dim: int, ways: int) -> jax.Array:
+    """A reduce_scatter of what lies in memory with the scattered dim, or the number of the shard, major-most."""
+    whole_tiles = x.shape[dim] // ways % TILE[1] == 0
+    if dim == x.ndim - 1 and dim and (whole_tiles or x.ndim > 2):
+        parts = x.reshape(*x.shape[:dim], ways, x.shape[dim] // ways)
+        return lax.psum_scatter(_major(parts, dim), axes, scatter_dimension=dim, tiled=False)
+    return lax.psum_scatter(_major(x, dim), axes, scatter_dimension=dim, tiled=True)
 
 
 def _major(x: jax.Array, dim: int) -> jax.Array:

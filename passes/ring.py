@@ -130,7 +130,7 @@ def _put(total: jax.Array | None, part: jax.Array, out: Loops, loop: int, at: ja
         return part if total is None else total + part
     dim = out.index(loop)
     if total is None:
-        total = jnp.zeros([size * n if d == dim else size for d, size in enumerate(part.shape)], part.dtype)
+        total = lax.empty((*part.shape[:dim], part.shape[dim] * n, *part.shape[dim + 1 :]), part.dtype)
     return lax.dynamic_update_slice_in_dim(total, part, at, dim)
 
 
