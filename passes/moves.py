@@ -85,13 +85,13 @@ def _scattered(x: jax.Array, axes: Axes, dim: int, ways: int) -> jax.Array:
     if dim == x.ndim - 1 and dim and (whole_tiles or x.ndim > 2):
         parts = x.reshape(*x.shape[:dim], ways, x.shape[dim] // ways)
         return lax.psum_scatter(_major(parts, dim), axes, scatter_dimension=dim, tiled=False)
-    return lax.psum_scatter(_major(x, dim), axes, scatter_dimension=dim, tiled=True)
+    wide = _major(x, dim) if dim < x.ndim - 1 else x
+    return lax.psum_scatter(wide, axes, scatter_dimension=dim, tiled=True)
 
 
 def _major(x: jax.Array, dim: int) -> jax.Array:
-    """Laid out in memory with a dim as the major-most, unless it is the minor-most: that would be a transposition."""
-    order = [d for d in range(x.ndim) if d != dim]
-    return with_layout_constraint(x, Layout((dim, *order) if dim < len(order) else (*order, dim)))
+    """Laid out in memory with a dim as the major-most."""
+    return with_layout_constraint(x, Layout((dim, *(d for d in range(x.ndim) if d != dim))))
 
 
 def _flat(x: jax.Array, dim: int, ways: int) -> tuple[jax.Array, int]:

@@ -58,9 +58,16 @@ class Roofline:
         return np.maximum(flops / self.chip.rate(dtype), nbytes / (self.chip.hbm_share * self.chip.hbm_bandwidth))
 
     def collective(self, kind: str, nbytes: Array, mask: Array) -> Array:
-        """Seconds of a collective; nothing for no axes. Each of its phases has to be launched."""
+        """Seconds of a collective; nothing for no axes. Each of its phases has to be launched.
+
+        An all_to_all cuts one dim and joins another, so what it moves is read and written once more.
+        """
         group = self.groups[mask]
-        return COLLECTIVES[kind](nbytes, group) + self.launch * phases(kind, group)
+        seconds = COLLECTIVES[kind](nbytes, group) + self.launch * phases(kind, group)
+        return seconds + np.where(mask > 0, self._again(nbytes), 0.0) if kind == "all_to_all" else seconds
+
+    def _again(self, nbytes: Array) -> Array:
+        return 2 * nbytes / (self.chip.hbm_share * self.chip.hbm_bandwidth)
 
     def ring(self, work: Array, again: Array, nbytes: Array, mask: Array) -> Array:
         """Seconds of a matmul as the loops of `passes.ring` run it.
