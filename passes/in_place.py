@@ -4,9 +4,10 @@ A scan that takes a stack as its `xs` and gives one back as its `ys`, as layers 
 trip copies a slice out of one and a whole new slice into the other, though it may have changed a single row.
 
     {s. t = scan[{x. y = dynamic_update_slice x row i} xs=s, ys]}          becomes
-    {s. t = scan[{n c. x = c[n]; y = dynamic_update_slice x row i; d = dynamic_update_slice c row (n, i)} carry=s]}
+    {s. t = scan[{n c. d = dynamic_update_slice c row (n, i); y = d[n]} carry=s]}
 
-Trip `n` reads slice `n` before anything has written it, so the values are the same.
+Trip `n` reads slice `n` before anything has written it, so the values are the same. What reads `y` reads the stack, and
+a compiler that fuses the slice into it never copies one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 
 import jax
 from jax import lax
+from jax.extend.source_info_util import user_context
 
 from passes import jaxpr
 
@@ -66,7 +68,7 @@ def _carrying(eqn: Any, states: Sequence[_State]) -> Callable:
     params = eqn.params
     consts, carries = params["num_consts"], params["num_carry"]
     taken, given = [s.taken for s in states], [s.given for s in states]
-    step = _reporting(params["jaxpr"], states)
+    step = _writing(params["jaxpr"], states)
 
     def loop(*operands: Any) -> list[Any]:
         held, start = operands[:consts], operands[consts : consts + carries]
@@ -77,8 +79,7 @@ def _carrying(eqn: Any, states: Sequence[_State]) -> Callable:
             others = iter(xs)
             slices = dict(zip(taken, (_slice(stack, n) for stack in stacks)))
             ins = [slices[k] if k in slices else next(others) for k in range(consts + carries, len(operands))]
-            outs, updates = step(*held, *carried, *ins)
-            stacks = [_write(stack, n, *update) for stack, update in zip(stacks, updates)]
+            outs, stacks = step(n, stacks, *held, *carried, *ins)
             return (n + 1, stacks, outs[:carries]), [y for j, y in enumerate(outs) if j >= carries and j not in given]
 
         first = (jax.numpy.int32(0), [operands[k] for k in taken], list(start))
@@ -90,23 +91,24 @@ def _carrying(eqn: Any, states: Sequence[_State]) -> Callable:
     return loop
 
 
-def _reporting(body: Any, states: Sequence[_State]) -> Callable:
-    """The body as a function that also gives what each update writes, and where."""
-    updates = [state.update.invars[1:] for state in states]
-    outs = [*body.jaxpr.outvars, *(v for update in updates for v in update)]
-    run = jaxpr.as_fun(_with_outputs(body, outs))
+def _writing(body: Any, states: Sequence[_State]) -> Callable:
+    """The body as a function of its trip and the stacks too, which its updates write before they are read."""
+    places = {state.update.outvars[0]: k for k, state in enumerate(states)}
 
-    def step(*operands: Any) -> tuple[list[Any], list[list[Any]]]:
-        results = iter(run(*operands))
-        own = [next(results) for _ in body.jaxpr.outvars]
-        return own, [[next(results) for _ in update] for update in updates]
+    def step(n: Any, stacks: list[Any], *operands: Any) -> tuple[list[Any], list[Any]]:
+        known = dict(zip((*body.jaxpr.constvars, *body.jaxpr.invars), (*body.consts, *operands)))
+        for eqn in body.jaxpr.eqns:
+            read = [v.val if hasattr(v, "val") else known[v] for v in eqn.invars]
+            with user_context(eqn.source_info.traceback, name_stack=eqn.source_info.name_stack):
+                if (k := places.get(eqn.outvars[0] if eqn.outvars else None)) is None:
+                    results = jaxpr.bind(eqn, *read)
+                else:
+                    stacks[k] = _write(stacks[k], n, *read[1:])
+                    results = [_slice(stacks[k], n)]
+            known.update(zip(eqn.outvars, results))
+        return [v.val if hasattr(v, "val") else known[v] for v in body.jaxpr.outvars], stacks
 
     return step
-
-
-def _with_outputs(closed: Any, outvars: Sequence[Any]) -> Any:
-    unnamed = closed.jaxpr.debug_info._replace(result_paths=None)
-    return type(closed)(closed.jaxpr.replace(outvars=list(outvars), debug_info=unnamed), closed.consts)
 
 
 def _slice(stack: Any, n: Any) -> Any:

@@ -48,6 +48,15 @@ def test_the_stack_is_carried():
     assert [len(e.outvars) - e.params["num_carry"] for e in (before, after)] == [2, 1]
 
 
+def test_a_row_is_written_into_the_stack_and_nowhere_else():
+    """No slice is copied: what reads it after the write reads the stack."""
+    changed = eliminate(in_place(program(layers, STACK, X, 3), {0: 0}))
+    found = [e for _, e in jaxpr.walk(changed) if jaxpr.primitive_name(e) == "dynamic_update_slice"]
+    assert [e.invars[0].aval.shape for e in found] == [STACK.shape]
+    read = [e for _, e in jaxpr.walk(changed) if jaxpr.primitive_name(e) == "dynamic_slice"]
+    assert [e.invars[0] for e in read] == [found[0].outvars[0]]
+
+
 def test_equations_keep_their_lines():
     changed = in_place(program(layers, STACK, X, 3), {0: 0})
     lines = {jaxpr.source(eqn) for _, eqn in jaxpr.walk(changed) if jaxpr.primitive_name(eqn) == "tanh"}
