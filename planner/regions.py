@@ -4,6 +4,9 @@ A plan says for every equation which mesh axes split each factor of its rule, an
 which layout it wants its operands. Equations next to each other that a device can compute on its shards alone form a
 run; where values move inside of a run, it becomes a region, and the moves are what the plan priced. Everything else is
 annotated: what needs no collective, loops (their bodies have runs of their own), what needs the position of the device.
+
+State that a body updates in place, such as a KV cache, lies in it as it does outside. A TPU compiler would rather have
+it as the update or its readers like it, and copy all of it before and after the loop.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,9 +15,12 @@ from itertools import pairwise
 from math import prod
 from typing import Any
 
+from jax.sharding import Mesh
+
 from passes import jaxpr
 from passes.collective_matmul import Site, on_shards
 from passes.jaxpr import Path
+from passes.layout import compact, laid_out
 from passes.region import Local, Region
 from passes.way import Shard, nearest, steps
 from planner.cost.torus import torus_spans
@@ -33,8 +39,9 @@ def regions_of(program: Program, plan: Plan, mesh: Any) -> dict[Path, Region]:
     walks = torus_spans(mesh)
     torus = {} if walks is None else {name: len(walk) for name, walk in zip(mesh.axis_names, walks)}
     operations, sites = {jaxpr.parse(op.path): op for op in plan.operations}, plan.rings()
+    tiled = isinstance(mesh, Mesh) and mesh.devices.flat[0].platform == "tpu"
     for path, body in _bodies(program.closed):
-        found |= _Body(path, body, plan, operations, sites).regions()
+        found |= _Body(path, body, plan, operations, sites, tiled).regions()
     return {path: replace(region, torus=torus) for path, region in found.items()}
 
 
@@ -67,6 +74,14 @@ def ring_of(path: Path, eqn: Any, operation: Operation, site: Site) -> Local | N
         return None
     made = Shard(ring.out, frozenset(ring.opened))
     return Local((Shard(ring.lhs), Shard(ring.rhs)), (_through(made, operation, 0),), None, on_shards(path, eqn, site))
+
+
+def kept(eqn: Any, local: Local, mesh: Mapping[str, int]) -> Local:
+    """The same, its result laid out as an argument would be."""
+    aval = eqn.outvars[0].aval
+    shape = [size // prod(mesh[axis] for axis in axes) for size, axes in zip(aval.shape, local.results[0][0].dims)]
+    order = compact(shape, aval.dtype.itemsize)
+    return replace(local, instead=lambda *xs: laid_out(jaxpr.bind(eqn, *xs, params=local.params)[0], order))
 
 
 def _operand(rule: Rule, operation: Operation, i: int, v: Any) -> Shard | None:
@@ -103,6 +118,7 @@ class _Body:
     plan: Plan
     operations: Mapping[Path, Operation]
     sites: Mapping[Path, Site]
+    tiled: bool
     known: dict[Any, Shard] = field(default_factory=dict)
 
     def regions(self) -> dict[Path, Region]:
@@ -131,7 +147,13 @@ class _Body:
             return None
         if operation.ring:
             return ring_of((*self.path, i), eqn, operation, self.sites[*self.path, i])
-        return local_of(eqn, operation, self.plan.mesh)
+        local = local_of(eqn, operation, self.plan.mesh)
+        return kept(eqn, local, self.plan.mesh) if local and self.tiled and self.updates(eqn) else local
+
+    def updates(self, eqn: Any) -> bool:
+        """Whether an equation writes a slice of what the body takes into what it gives."""
+        is_update = jaxpr.primitive_name(eqn) == "dynamic_update_slice"
+        return is_update and eqn.invars[0] in self.jaxpr.invars and eqn.outvars[0] in self.jaxpr.outvars
 
     def remember(self, i: int) -> None:
         """Where an equation that is in no region leaves its results."""

@@ -9,6 +9,7 @@ afterwards.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import permutations
 
 import numpy as np
 from jax.sharding import PartitionSpec
@@ -79,22 +80,30 @@ def shard_elements(shape: Sequence[int], layouts: Array, mesh: MeshShape) -> Arr
     return np.asarray(shape, float)[None, :] / mesh.size[layouts[:, : len(shape)]]
 
 
-def padded(local: Array, tile: tuple[int, int], row_major: bool) -> Array:
+def padded(local: Array, tile: tuple[int, int], at_border: bool, packed: int = 1) -> Array:
     """Elements of a tiled buffer, of local sizes [layouts, ndim]; shape [layouts].
 
-    TPU buffers are tiled over two dims. A `row_major` buffer (arguments, results: their layout is fixed) tiles its
-    last two dims. For temporaries the compiler picks the second one, here the largest.
+    A tile has fewer rows where fewer fill it: a power of two, and as many as are `packed` in one word.
+
+    TPU buffers are tiled over two dims. Where nothing else decides, at the border of a program, these are the two that
+    pad least (see `passes.layout`). Of temporaries, here, the last and the largest other one.
     """
     if local.shape[1] == 0:
         return np.ones(len(local))
-    minor = _up(local[:, -1], tile[1])
     if local.shape[1] == 1:
-        return minor
+        return _up(local[:, 0], tile[1])
+    if at_border:
+        pairs = permutations(range(local.shape[1]), 2)
+        return local.prod(1) * np.min([_waste(local[:, a], local[:, b], tile, packed) for a, b in pairs], 0)
     rest = local[:, :-1]
-    second = np.full(len(rest), rest.shape[1] - 1) if row_major else rest.argmax(1)
-    chosen = rest[np.arange(len(rest)), second]
-    return minor * rest.prod(1) / np.maximum(chosen, 1) * _up(chosen, tile[0])  # an empty array stays empty
+    return local.prod(1) * _waste(rest[np.arange(len(rest)), rest.argmax(1)], local[:, -1], tile, packed)
 
 
-def _up(sizes: Array, multiple: int) -> Array:
+def _waste(rows: Array, columns: Array, tile: tuple[int, int], packed: int) -> Array:
+    """How many times more than its elements a tiled plane takes."""
+    fitting = np.clip(2 ** np.ceil(np.log2(np.maximum(rows, 1))), min(packed, tile[0]), tile[0])
+    return _up(rows, fitting) * _up(columns, tile[1]) / np.maximum(rows * columns, 1)
+
+
+def _up(sizes: Array, multiple: Array | int) -> Array:
     return np.ceil(sizes / multiple) * multiple

@@ -14,7 +14,8 @@ from planner.strategy import NO_RING, Strategies
 Array = np.ndarray
 SUBLANE = 8
 SUM_BYTES = 4
-ROW_MAJOR = ("input", "output", "stack")
+WORD = 4
+AT_BORDER = ("input", "output", "stack")
 
 
 def ring_steps(strategies: Strategies) -> Array:
@@ -117,7 +118,8 @@ def travelling_bytes(node: Node, operands: Mapping[int, tuple[Aval, bool]], stra
 
 def held_bytes(aval: Aval, layouts: Array, chip: Chip, mesh: MeshShape, role: str) -> Array:
     """Bytes of one device's buffer under each layout, padded to the chip's tiles: shape [layouts]."""
-    return aval.itemsize * padded(shard_elements(aval.shape, layouts, mesh), chip.tile, role in ROW_MAJOR)
+    local, packed = shard_elements(aval.shape, layouts, mesh), max(1, WORD // aval.itemsize)
+    return aval.itemsize * padded(local, chip.tile, role in AT_BORDER, packed)
 
 
 def operand_avals(

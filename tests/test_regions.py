@@ -1,5 +1,7 @@
 """Which equations of a plan are commanded, and what they become."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +20,7 @@ from planner import testing
 from planner.audit.topology import topology_mesh
 from planner.make import make_plan
 from planner.realise import Realised
-from planner.regions import regions_of
+from planner.regions import kept, local_of, regions_of
 from planner.trace import trace
 
 SPLIT = ((PartitionSpec(None, "y"), PartitionSpec("y"), None), PartitionSpec())
@@ -103,6 +105,45 @@ def test_a_region_written_by_hand():
     names = [jaxpr.primitive_name(eqn) for _, eqn in jaxpr.walk(changed)]
     assert names == ["shard_map", "dot_general", "layout_constraint", "reduce_scatter", "tanh", "all_gather"]
     close(jax.jit(jaxpr.as_fun(changed))(X, W)[0], np.tanh(X @ W))
+
+
+def test_state_that_is_kept_computes_the_same():
+    """As if for a TPU, where a body's update lies as the argument does: [8, 16, 4] has 16 minor-most."""
+    cache, row = np.arange(512.0, dtype=np.float32).reshape(8, 16, 4), np.ones((8, 1, 4), np.float32)
+
+    def write(cache, row, i):
+        return jax.lax.dynamic_update_slice(cache, row, (0, i, 0))
+
+    plan, program = planned(write, cache, row, 3, specs=((PartitionSpec("y"), PartitionSpec("y"), None), None))
+    (update,) = [eqn for eqn in program.closed.jaxpr.eqns if jaxpr.primitive_name(eqn) == "dynamic_update_slice"]
+    at = program.closed.jaxpr.eqns.index(update)
+    alone = local_of(update, plan.operations[at], plan.mesh)
+    assert alone is not None
+    local = kept(update, alone, plan.mesh)
+    closed = jax.make_jaxpr(lambda *xs: local.on(update, xs))(cache[:2], row[:2], 0, 3, 0)
+    (laid,) = [eqn for eqn in closed.eqns if jaxpr.primitive_name(eqn) == "layout_constraint"]
+    assert laid.params["layout"].major_to_minor == (0, 2, 1)
+    np.testing.assert_array_equal(jaxpr.as_fun(closed)(cache[:2], row[:2], 0, 3, 0)[0], write(cache[:2], row[:2], 3))
+
+
+@needs_libtpu
+def test_the_tpu_compiler_never_copies_state():
+    """Layers whose cache [3, 64, 512, 8, 96] it would rather have otherwise inside of the loop."""
+    on = topology_mesh("v5e:2x2")
+    stack, x = (jax.ShapeDtypeStruct(s, jnp.bfloat16) for s in ((3, 64, 512, 8, 96), (64, 8, 96)))
+
+    def layer(x, i, c):
+        c = jax.lax.dynamic_update_slice(c, x[:, None], (0, i, 0, 0))
+        return jnp.einsum("bth,bthd->bhd", jnp.einsum("bhd,bthd->bth", x, c), c), c
+
+    def fun(x, cache, i):
+        return jax.lax.scan(lambda x, c: layer(x, i, c), x, cache)
+
+    rows = PartitionSpec(None, ("x", "y"))
+    made = planner.autoshard(fun, mesh=on, in_shardings=(None, rows, None), donate_argnums=1)
+    compiled = made.lower(x, stack, jax.ShapeDtypeStruct((), jnp.int32)).compile()
+    assert "bf16[3,16,512,8,96]" in compiled.as_text()
+    assert not re.findall(r"bf16\[3,16,512,8,96\]\S* copy\(", compiled.as_text())
 
 
 @needs_libtpu

@@ -7,6 +7,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from programs import mesh
 
+from passes.layout import compact
 from planner.sharding import MeshShape, canonical, names_of, padded, shard_elements, to_spec
 
 CUBE = MeshShape(("x", "y", "z"), (2, 3, 4))
@@ -70,47 +71,59 @@ def test_shard_elements_are_the_shapes_of_jax(bits, rows):
     assert shard_elements(shape, np.array([[first, second, 0]]), cube).tolist() == [list(map(float, expected))]
 
 
-def tiled(*sizes, row_major):
-    return float(padded(np.array([sizes], float), (8, 128), row_major)[0])
+def tiled(*sizes, at_border):
+    return float(padded(np.array([sizes], float), (8, 128), at_border)[0])
 
 
 @pytest.mark.parametrize(
-    ("sizes", "row_major", "expected"),
+    ("sizes", "at_border", "expected"),
     [
         ((), True, 1),
         ((5,), True, 128),
         ((129,), False, 256),
-        ((64, 1, 128), True, 64 * 8 * 128),  # the dim of one pads to eight
-        ((64, 1, 128), False, 64 * 128),  # a temporary tiles the 64 instead
+        ((64, 1, 128), True, 64 * 128),
+        ((64, 1, 128), False, 64 * 128),
         ((1, 64, 100), True, 64 * 128),
-        ((3, 2, 7, 130), True, 6 * 8 * 256),
+        ((18432, 4, 64), True, 18432 * 4 * 64),  # the last dim would pad to 128
+        ((18432, 4, 64), False, 18432 * 4 * 128),
+        ((5, 3, 128), True, 5 * 4 * 128),  # three rows fill a tile of four, five one of eight
+        ((256, 1, 100), True, 256 * 100),  # one row of float32 is a tile
+        ((3, 2, 7, 130), True, 21 * 2 * 256),
         ((3, 2, 7, 130), False, 6 * 8 * 256),
         ((12, 2, 4, 128), False, 16 * 2 * 4 * 128),
     ],
 )
-def test_padding_to_tiles(sizes, row_major, expected):
-    assert tiled(*sizes, row_major=row_major) == expected
+def test_padding_to_tiles(sizes, at_border, expected):
+    assert tiled(*sizes, at_border=at_border) == expected
 
 
 sizes = st.lists(st.integers(1, 300), min_size=1, max_size=4)
 
 
 @given(sizes, st.booleans())
-def test_padding_never_shrinks_and_stays_below_a_tile_and_a_double(shape, row_major):
+def test_padding_never_shrinks_and_stays_below_a_tile_and_a_double(shape, at_border):
     n = float(np.prod(shape))
-    assert n <= tiled(*shape, row_major=row_major) <= n * 8 * 128
-    assert padded(np.array([shape], float), (1, 1), row_major)[0] == n
+    assert n <= tiled(*shape, at_border=at_border) * (1 + 1e-9) <= n * 8 * 128
+    assert padded(np.array([shape], float), (1, 1), at_border)[0] == pytest.approx(n)
+
+
+@given(st.lists(st.integers(1, 300), min_size=2, max_size=4))
+def test_at_the_border_buffers_are_padded_as_they_are_laid_out(shape):
+    rows, columns = (shape[d] for d in compact(shape)[-2:])
+    tile = min(8, 1 << (rows - 1).bit_length())
+    plane = -(-rows // tile) * tile * -(-columns // 128) * 128
+    assert tiled(*shape, at_border=True) == pytest.approx(np.prod(shape) / (rows * columns) * plane)
 
 
 @given(sizes)
 def test_an_aligned_buffer_needs_no_padding(shape):
     aligned = [8 * s for s in shape[:-1]] + [128 * shape[-1]]
-    assert tiled(*aligned, row_major=True) == tiled(*aligned, row_major=False) == np.prod(aligned)
+    assert tiled(*aligned, at_border=True) == tiled(*aligned, at_border=False) == np.prod(aligned)
 
 
 def test_layouts_are_padded_row_by_row():
     local = np.array([[8, 128], [8, 64], [4, 128.0]])
-    assert padded(local, (8, 128), True).tolist() == [1024] * 3
+    assert padded(local, (8, 128), True).tolist() == [1024, 1024, 512]
 
 
 def test_cpu_devices_are_there():

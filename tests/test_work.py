@@ -123,11 +123,11 @@ def test_literals_are_no_operands():
 
 
 def test_buffers_are_padded_by_role():
-    aval = Aval((64, 1, 100), "bfloat16", 2)
+    aval = Aval((256, 1, 100), "bfloat16", 2)
     layouts, mesh = np.array([[0, 0, 0, 0], [1, 0, 0, 0]]), MeshShape(("x",), (2,))
-    assert held_bytes(aval, layouts, V4, mesh, "input").tolist() == [2 * 64 * 8 * 128, 2 * 32 * 8 * 128]
-    assert held_bytes(aval, layouts, V4, mesh, "op").tolist() == [2 * 64 * 128, 2 * 32 * 128]
-    assert held_bytes(aval, layouts, CPU, mesh, "op").tolist() == [2 * 64 * 100, 2 * 32 * 100]
+    assert held_bytes(aval, layouts, V4, mesh, "input").tolist() == [2 * 256 * 104, 2 * 128 * 104]
+    assert held_bytes(aval, layouts, V4, mesh, "op").tolist() == [2 * 256 * 128, 2 * 128 * 128]
+    assert held_bytes(aval, layouts, CPU, mesh, "op").tolist() == [2 * 256 * 100, 2 * 128 * 100]
 
 
 def test_the_rate_is_that_of_the_largest_operand():
