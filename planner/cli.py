@@ -56,6 +56,7 @@ def plan(
     memory_limit: Annotated[float | None, typer.Option(min=1e-3, help="GB per chip to use; all by default.")] = None,
     known: Annotated[bool, typer.Option("--known/--no-known", help="Score the known layouts too.")] = True,
     work: Annotated[float, typer.Option(min=0.0, help="Scales the solver's work limit.")] = 1.0,
+    backend: Annotated[str, typer.Option(help="What solves integer programs: highs or cp-sat.")] = "highs",
 ) -> None:
     """Plan a workload: needs no devices and no weights."""
     axes = parse_mesh(mesh)
@@ -73,6 +74,7 @@ def plan(
             memory_limit=limit,
             known=known,
             work=work,
+            backend=backend,
             progress=progress,
             **donated,
         )

@@ -14,7 +14,7 @@ from planner.cost.hardware import Machine, machine_named, machine_of
 from planner.cost.model import CostModel
 from planner.errors import MeshError, PlanError
 from planner.plan import Plan
-from planner.solve import ready, solve
+from planner.solve import BACKENDS, ready, solve
 from planner.stages import Progress, Setting
 from planner.trace import Program, auto_mesh, trace
 
@@ -31,6 +31,7 @@ def make_plan(
     memory_limit: float | None = None,
     known: bool = True,
     work: float = 1.0,
+    backend: str = "highs",
     cost_model: CostModel | None = None,
     progress: Progress | None = None,
     **options: Any,
@@ -49,6 +50,7 @@ def make_plan(
         memory_limit: Bytes per chip that may be used; by default all that the chip lets programs have.
         known: Whether to score the known layouts too, and to start from them.
         work: Scales the solver's work limit, which is deterministic: nodes, never seconds.
+        backend: What solves integer programs, "highs" or "cp-sat". Same plans but for ties, checked the same way.
         cost_model: Seconds of local work and of collectives (`planner.cost.model.CostModel`); by default the roofline
             of the machine.
         progress: Called with a stage's name, the best seconds so far and the proven bound.
@@ -61,7 +63,9 @@ def make_plan(
     Raises:
         PlanError: One of planner.errors, saying what, where and what to do.
     """
-    setting = replace(make_setting(mesh, machine, memory_limit, work), prices=cost_model)
+    if backend not in BACKENDS:
+        raise PlanError(f"no solver {backend!r}; there are {' and '.join(BACKENDS)}")
+    setting = replace(make_setting(mesh, machine, memory_limit, work), prices=cost_model, backend=backend)
     clock = _Clock(progress)
     with clock("trace"):
         program = trace(fun, args, {}, setting.mesh, **options)
@@ -108,7 +112,7 @@ def plan_program(
     with clock("known layouts"):
         scored = stages.known_layouts(formulation, made, setting.work) if known else ()
     with clock("solve"):
-        solution = stages.solved(made, [s for _, s in scored], setting.work, clock.progress)
+        solution = stages.solved(made, [s for _, s in scored], setting, clock.progress)
     if solution.status == "infeasible":
         raise stages.explain_misfit(formulation, solution, smallest_mesh(program, setting, ins, outs), setting)
     with clock("write"):

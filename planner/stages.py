@@ -41,6 +41,7 @@ class Setting:
         limit: Bytes of memory per chip.
         work: Scales the solver's deterministic work limit.
         prices: The cost model; by default the roofline of the machine.
+        backend: What solves integer programs: one of `planner.solve.BACKENDS`.
     """
 
     mesh: Any
@@ -48,6 +49,7 @@ class Setting:
     limit: float
     work: float = 1.0
     prices: CostModel | None = None
+    backend: str = "highs"
 
     @property
     def shape(self) -> MeshShape:
@@ -133,13 +135,13 @@ def missing(solution: Solution) -> str:
     return low if low == high else f"{low} to {high}" if solution.short else f"up to {high}"
 
 
-def solved(made: Ready, known: Sequence[Solution], work: float, progress: Progress | None) -> Solution:
+def solved(made: Ready, known: Sequence[Solution], setting: Setting, progress: Progress | None) -> Solution:
     """The best plan. The known layouts are among the starts, so that it is never worse than they are.
 
     Those that do not fit are too: where nothing fits, the one that is least over the limit is a start.
     """
     usable = [s.choice for s in known if np.isfinite(s.seconds)]
-    return solve(made, starts=usable, work=work, progress=progress)
+    return solve(made, starts=usable, work=setting.work, backend=setting.backend, progress=progress)
 
 
 def plan_of(

@@ -128,3 +128,10 @@ def test_specs_and_abstract_arguments_have_the_arguments_structure():
     restored = jax.tree.map(lambda a: jax.device_put(np.ones(a.shape, a.dtype), a.sharding), abstract)
     out = planner.autoshard(fun, mesh=MESH, plan=plan)(*restored)
     assert float(out["y"][0, 0]) == 16
+
+
+def test_back_ends_plan_alike():
+    plans = [make_plan(mlp, X, W, V, mesh=ABSTRACT, machine=testing.EAGER, backend=b) for b in ("highs", "cp-sat")]
+    assert plans[0].seconds == pytest.approx(plans[1].seconds, rel=1e-6)
+    with pytest.raises(planner.PlanError, match="no solver 'glpk'; there are highs and cp-sat"):
+        make_plan(mlp, X, W, V, mesh=ABSTRACT, machine=testing.EAGER, backend="glpk")

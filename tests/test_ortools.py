@@ -1,13 +1,17 @@
+import gzip
+from pathlib import Path
+
 import numpy as np
 import pytest
+from google.protobuf import text_format
 from hypothesis import given
 from hypothesis import strategies as st
-from problems import brute, tiny
+from problems import brute, tiny, transformer
 
 from planner.solve import evaluate
 from planner.solve.marginals import decode, encode, with_rows
 from planner.solve.network import Impossible, network
-from planner.solve.ortools import Program, run
+from planner.solve.ortools import BACKENDS, Program, cp_model_pb2, cp_parameters, run, solved
 
 
 def knapsack(integer: bool) -> Program:
@@ -26,8 +30,9 @@ def knapsack(integer: bool) -> Program:
     )
 
 
-def test_integers():
-    outcome = run(knapsack(True))
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_integers(backend):
+    outcome = run(knapsack(True), backend=backend)
     assert outcome.values is not None and outcome.values.round().tolist() == [1, 1, 0]
     assert outcome.bound == pytest.approx(3.0)
 
@@ -40,20 +45,22 @@ def test_duals_of_a_linear_program():
     assert outcome.duals == pytest.approx([-4 / 3])
 
 
-def test_nothing_fits():
-    outcome = run(with_rows(knapsack(True), [(np.arange(3), -np.ones(3), -4.0)]))
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_nothing_fits(backend):
+    outcome = run(with_rows(knapsack(True), [(np.arange(3), -np.ones(3), -4.0)]), backend=backend)
     assert outcome.values is None and np.isinf(outcome.bound)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @given(seed=st.integers(0, 10_000))
-def test_marginals_describe_the_network(seed):
+def test_marginals_describe_the_network(backend, seed):
     problem = tiny(seed, infinite=0.2)
     try:
         net = network(problem)
     except Impossible:
         return
     encoded = encode(net, unit=2.0)
-    outcome = run(encoded.program)
+    outcome = run(encoded.program, backend=backend)
     _, seconds = brute(problem)
     if outcome.values is None:
         assert np.isinf(seconds)
@@ -83,3 +90,41 @@ def test_bounds_are_honest_about_near_ties():
         found = run(Program(cost, ones, integer, *row, low=np.array([-np.inf]), high=np.array([limit])), gap=0.0)
         worse += found.bound > best + 1e-12
     assert worse == 0
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
+def test_rounding_to_integers_favours_what_is_possible(scale):
+    """Rows of any magnitude: the bound never passes the optimum, and nothing is noticeably over the limit."""
+    rng, every = np.random.default_rng(0), np.array([[i >> b & 1 for b in range(6)] for i in range(64)])
+    for _ in range(30):
+        held, cost = scale * rng.random(6), rng.random(6) - 0.5
+        limit = held.sum() * rng.random()
+        row = (np.zeros(6, int), np.arange(6), held, np.array([-np.inf]), np.array([limit]))
+        outcome = run(Program(cost, np.ones(6), np.ones(6, bool), *row), gap=0.0, backend="cp-sat")
+        best = (every @ cost)[every @ held <= limit].min()
+        assert outcome.values is not None and outcome.bound <= best
+        assert cost @ outcome.values == pytest.approx(best, abs=1e-8)
+        assert held @ outcome.values <= limit + 1e-8 * scale
+
+
+@pytest.mark.parametrize("presolve", [True, False])
+def test_cp_sat_does_not_call_a_feasible_model_infeasible(presolve):
+    """16 constraints that OR-Tools 9.15.6755 calls infeasible, by its own parameters and without its presolve."""
+    with gzip.open(Path(__file__).parent / "data" / "cpsat_false_infeasible.pbtxt.gz", "rt") as file:
+        model = text_format.Parse(file.read(), cp_model_pb2.CpModelProto())
+    parameters = cp_parameters(300, 1e-6)
+    parameters.cp_model_presolve = presolve
+    assert solved(model, parameters).status in (cp_model_pb2.OPTIMAL, cp_model_pb2.FEASIBLE)
+
+
+def test_back_ends_agree_on_a_whole_layer():
+    """Not shrunk: what CP-SAT then has to prove is all its own."""
+    net = network(transformer(1))
+    encoded = encode(net, unit=1e-3)
+    found = [run(encoded.program, gap=1e-6, backend=backend) for backend in BACKENDS]
+    seconds = [encoded.program.cost @ f.values + encoded.program.offset for f in found if f.values is not None]
+    assert seconds[0] == pytest.approx(seconds[1], rel=1e-5)
+    assert all(f.bound <= min(seconds) + 1e-9 for f in found)
+    again = run(encoded.program, gap=1e-6, backend="cp-sat")
+    assert again.bound == found[1].bound and again.values is not None and found[1].values is not None
+    assert again.values.tolist() == found[1].values.tolist()

@@ -4,11 +4,15 @@ import numpy as np
 import pytest
 from problems import brute, tiny, transformer
 
-from planner.solve import Edge, Live, Problem, evaluate, peak, solve, spans
+from planner.solve import BACKENDS, Edge, Live, Problem, evaluate, peak, solve, spans
+from planner.solve.free import Best, Effort
+from planner.solve.limited import exact_within
+from planner.solve.memory import Memory
+from planner.solve.network import Impossible, network
 
 
-def check(problem: Problem, seed: int) -> None:
-    solution, (excess, seconds) = solve(problem), brute(problem)
+def check(problem: Problem, seed: int, backend: str = "highs") -> None:
+    solution, (excess, seconds) = solve(problem, backend=backend), brute(problem)
     assert np.allclose([solution.excess, solution.seconds], [excess, seconds], atol=1e-6), seed
     assert solution.status == ("infeasible" if excess > 0 else "optimal"), seed
     assert solution.bound <= seconds + 1e-9 or np.isinf(seconds), seed
@@ -23,10 +27,34 @@ def test_without_memory_equals_enumeration(block):
         check(tiny(seed), seed)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("block", range(4))
-def test_within_memory_equals_enumeration(block):
+def test_within_memory_equals_enumeration(block, backend):
     for seed in range(50 * block, 50 * block + 50):
-        check(tiny(seed, memory=True, tightness=(seed % 7) / 6), seed)
+        check(tiny(seed, memory=True, tightness=(seed % 7) / 6), seed, backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("block", range(2))
+def test_programs_that_are_not_shrunk_equal_enumeration(block, backend):
+    """What presolve and prices mostly leave nothing of, given to the back end as it is."""
+    for seed in range(50 * block, 50 * block + 50):
+        problem = tiny(seed, memory=True, tightness=(seed % 7) / 6)
+        memory = Memory(problem)
+        best = Best(memory.scoring.within)
+        net = network_or_none(problem, memory)
+        excess, seconds = brute(problem)
+        if net is None or excess > 0 or not memory.rows:
+            continue
+        bound = exact_within(net, memory, best, np.ones(memory.rows, bool), Effort(gap=1e-9, backend=backend))
+        assert best.seconds == pytest.approx(seconds, abs=1e-6) and bound <= seconds + 1e-9, seed
+
+
+def network_or_none(problem, memory):
+    try:
+        return network(problem, memory)
+    except Impossible:
+        return None
 
 
 @pytest.mark.parametrize("block", range(2))

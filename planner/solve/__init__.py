@@ -1,5 +1,6 @@
 """The partitioning integer program: numbers in, a proven choice out."""
 
+from .ortools import BACKENDS as BACKENDS
 from .problem import Edge as Edge
 from .problem import Live as Live
 from .problem import Problem as Problem

@@ -98,7 +98,7 @@ def _case(pricing: Pricing, load: int, holds: Callable[[Array], Array]) -> Prici
     except Impossible:
         return None
     held = {c: pricing.memory.scoring.held(c) for c in pricing.columns}
-    inside = [c for c, b in held.items() if holds(b[load]) and (b <= room[:-1]).all() and _inside(net, c)]
+    inside = [c for c, b in held.items() if holds(b[load]) and (b <= room[:-1]).all() and net.holds(c)]
     columns = {c: pricing.columns[c] for c in inside}
     return replace(pricing, net=net, bound=-np.inf, price=pricing.price.copy(), sent={}, columns=columns)
 
@@ -115,7 +115,3 @@ def keep(net: Network, load: int, holds: Callable[[Array], Array]) -> None:
             cost = np.where(holds(table.held[ids.index(load)]), table.cost, np.inf)
             net.put(u, v, replace(table, cost=cost), ids)
             return
-
-
-def _inside(net: Network, choice: tuple[int, ...]) -> bool:
-    return all(choice[n] in left for n, left in net.strategies.items())

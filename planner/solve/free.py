@@ -11,6 +11,7 @@ from .marginals import cells, decode, encode, variables
 from .network import Impossible, Network
 from .ortools import run
 from .search import descend
+from .search import value as value_of
 from .simplify import DENSE, simplify
 from .trws import ROUNDING, Messages
 
@@ -32,10 +33,12 @@ class Effort:
     Attributes:
         nodes: Most branch-and-bound nodes of one program.
         gap: Relative gap at which to stop.
+        backend: What solves integer programs: one of `ortools.BACKENDS`.
     """
 
     nodes: int = NODES
     gap: float = PROVEN
+    backend: str = "highs"
 
     @property
     def variables(self) -> float:
@@ -166,10 +169,18 @@ def exact(net: Network, best: Best, effort: Effort) -> float:
         return lowered(net.constant)
     unit = abs(best.seconds) if 0 < abs(best.seconds) < np.inf else 1.0
     encoded = encode(net, unit)
-    outcome = run(encoded.program, effort.nodes, effort.gap / 4)
+    outcome = run(encoded.program, effort.nodes, effort.gap / 4, effort.backend)
+    if np.isinf(outcome.bound) and effort.backend != "highs" and refuted(net, best):
+        outcome = run(encoded.program, effort.nodes, effort.gap / 4)
     if outcome.values is not None:
         best.offer(net.lift(decode(net, encoded, outcome.values)))
     return lowered(outcome.bound * unit)
+
+
+def refuted(net: Network, best: Best) -> bool:
+    """Whether the best choice is still there, so that a back end that calls the network infeasible is wrong."""
+    at_hand = best.seconds < np.inf and net.holds(best.choice)
+    return at_hand and value_of(net, net.positions(best.choice)) < np.inf
 
 
 def lowered(value: float) -> float:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from .fitting import fit
-from .free import Best, Effort, fix, lowered, minimise, prune
+from .free import Best, Effort, fix, lowered, minimise, prune, refuted
 from .marginals import Encoded, decode, encode, variables, with_rows
 from .memory import Memory
 from .network import Impossible, Network
@@ -67,7 +67,8 @@ def _window(pricing: Pricing, messages: Messages, value: float, effort: Effort, 
         pricing.labour.left -= PROGRAM * variables(net)
         if net.unary:
             return min(
-                value, exact_within(net, pricing.memory, best, pricing.price > 0, effort.nodes, gap, pricing.soft)
+                value,
+                exact_within(net, pricing.memory, best, pricing.price > 0, replace(effort, gap=gap), pricing.soft),
             )
         best.offer(net.lift({}))
     except Impossible:
@@ -75,9 +76,7 @@ def _window(pricing: Pricing, messages: Messages, value: float, effort: Effort, 
     return value
 
 
-def exact_within(
-    net: Network, memory: Memory, best: Best, active: Array, nodes: int, gap: float, soft: bool = False
-) -> float:
+def exact_within(net: Network, memory: Memory, best: Best, active: Array, effort: Effort, soft: bool = False) -> float:
     """Improve `best` to the optimum within the limit of what is left; returns the bound.
 
     Args:
@@ -85,8 +84,7 @@ def exact_within(
         memory: The rows of `net.member`.
         best: Its score is infinite over the limit.
         active: Mask of the rows to start with.
-        nodes: Most branch-and-bound nodes of each round.
-        gap: Relative gap at which to stop.
+        effort: When to stop, in each round.
         soft: Minimise seconds plus bytes over the limit, instead of keeping to the limit.
     """
     unit = abs(best.seconds) if 0 < abs(best.seconds) < np.inf else 1.0
@@ -96,7 +94,10 @@ def exact_within(
     lines = [_line(net, encoded, memory, r) for r in np.flatnonzero(active).tolist()]
     added, bound = active.copy(), -np.inf
     for _ in range(ROUNDS):
-        outcome = run(with_rows(encoded.program, lines), nodes, gap)
+        program = with_rows(encoded.program, lines)
+        outcome = run(program, effort.nodes, effort.gap, effort.backend)
+        if np.isinf(outcome.bound) and effort.backend != "highs" and refuted(net, best):
+            outcome = run(program, effort.nodes, effort.gap)
         bound = max(bound, lowered(outcome.bound * unit))
         if outcome.values is None:
             break

@@ -186,6 +186,10 @@ class Network:
             lift(full)
         return tuple(full)
 
+    def holds(self, choice: tuple[int, ...]) -> bool:
+        """Whether all that is left of a choice of the whole problem still can be chosen."""
+        return all(choice[n] in left for n, left in self.strategies.items())
+
     def positions(self, whole: tuple[int, ...]) -> dict[int, int]:
         """What is left of a choice of the whole problem, as `lift` takes it; of strategies that are gone the first."""
         return {n: int(np.searchsorted(left, whole[n])) % len(left) for n, left in self.strategies.items()}

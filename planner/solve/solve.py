@@ -27,6 +27,7 @@ def solve(
     starts: Sequence[Sequence[int]] = (),
     work: float = 1.0,
     tolerance: float = PROVEN,
+    backend: str = "highs",
     progress: Progress | None = None,
 ) -> Solution:
     """The best choice of a problem, checked by `evaluate` and `peak`, which share no code with this.
@@ -37,6 +38,7 @@ def solve(
         work: Scales the branch-and-bound nodes and the largest program allowed. Never a
             time: the same input gives the same answer anywhere.
         tolerance: Relative gap at which to stop. The bound stays what was proven, and "optimal" means 1e-6 or less.
+        backend: What solves integer programs, "highs" or "cp-sat". Both are checked the same way.
         progress: Called with the stage, the best seconds so far and the bound.
 
     Returns:
@@ -46,7 +48,7 @@ def solve(
         found, this is the status too.
     """
     report = progress or (lambda stage, seconds, bound: None)
-    effort = Effort(max(1, int(NODES * work)), max(tolerance, 2 * ROUNDING))
+    effort = Effort(max(1, int(NODES * work)), max(tolerance, 2 * ROUNDING), backend)
     made = problem if isinstance(problem, Ready) else ready(problem)
     fits, free = Best(made.scoring.within, effort.gap), Best(made.scoring.seconds, effort.gap)
     for start in starts:
