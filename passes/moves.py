@@ -12,6 +12,7 @@ from math import prod
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
@@ -72,11 +73,19 @@ def _slice(x: jax.Array, step: Step, sizes: Sizes) -> jax.Array:
 
 def _reduce_scatter(x: jax.Array, step: Step, sizes: Sizes) -> jax.Array:
     if step.how == "sum":
+        if step.dim and _short([n for d, n in enumerate(x.shape) if d != step.dim]):
+            front = _reduce_scatter(jnp.moveaxis(x, step.dim, 0), replace(step, dim=0), sizes)
+            return jnp.moveaxis(front, 0, step.dim)
         ways = devices(step.axes, sizes)
         shape = (*x.shape[: step.dim], x.shape[step.dim] // ways, *x.shape[step.dim + 1 :])
         flat, dim = _flat(x, step.dim, ways)
         return _scattered(flat, step.axes, dim, ways).reshape(shape)
     return _slice(_all_reduce(x, step, sizes), step, sizes)
+
+
+def _short(rest: Sequence[int]) -> bool:
+    """Whether what is left beside the scattered dim fills no whole tiles."""
+    return len(rest) > 1 and rest[-2] % TILE[0] > 0
 
 
 def _scattered(x: jax.Array, axes: Axes, dim: int, ways: int) -> jax.Array:
