@@ -43,8 +43,8 @@ def nbytes(name, split):
     return 4 * np.prod(SHAPES[name]) / (2 if split in (0, 1) else 1)
 
 
-def move(fabric, name, a, b):
-    """Seconds from one place of the only axis, of size 2, to another."""
+def move(chip, fabric, name, a, b):
+    """Seconds from one place of the only axis, of size 2, to another; what changes its dim is read and written."""
     whole = 4 * np.prod(SHAPES[name])
     if a == b or (a is WHOLE and b != OPEN):
         return 0.0
@@ -53,7 +53,7 @@ def move(fabric, name, a, b):
     gather = whole / 2 / fabric.link + fabric.hop
     if a == OPEN:
         return 2 * gather if b is WHOLE else gather
-    return gather if b is WHOLE else whole / 2 / 2 / fabric.link + fabric.hop
+    return gather if b is WHOLE else whole / 2 / 2 / fabric.link + fabric.hop + whole / chip.hbm_bandwidth
 
 
 def by_hand(hardware, choice):
@@ -72,7 +72,7 @@ def by_hand(hardware, choice):
     work += local(2 * B * E * F, second, nbytes("h", e), nbytes("w", f), nbytes("y", g))
     work += 2 * nbytes("y", y) / chip.hbm_bandwidth if g is WHOLE and y is not WHOLE else 0  # cut out: read and written
     hops = [("x", x, a), ("v", v, b), ("h", c, d), ("h", d, e), ("w", w, f), ("y", g, y)]
-    return work + sum(move(fabric, *hop) for hop in hops)
+    return work + sum(move(chip, fabric, *hop) for hop in hops)
 
 
 PLACES = {"-": WHOLE, "0": 0, "1": 1}
