@@ -228,7 +228,7 @@ def _worked(
 
     Places cost nothing but what their edges cost.
     """
-    operands = operand_avals(graph, held.stored, held.widened)
+    operands = operand_avals(graph, held.stored, held.widened, held.cut)
     known: dict[object, tuple[Strategies, Array]] = {}
 
     def work(n: int, node: Node, s: Strategies) -> tuple[Strategies, Array]:

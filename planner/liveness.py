@@ -1,11 +1,12 @@
 """Which buffers a program holds at once.
 
 A value needs memory of its own only where a compiler cannot compute it while it reads or writes a neighbour: a chain of
-elementwise operations holds nothing in between, and a matmul widens a narrow weight while it reads it. Live sets
-follow from program order; only maximal ones are kept.
+elementwise operations holds nothing in between, a matmul widens a narrow weight while it reads it, and reads a slice of
+a stack, as of a KV cache, where it lies. Live sets follow from program order; only maximal ones are kept.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,7 @@ class Buffers:
     Attributes:
         stored: Ports whose value lies in HBM.
         widened: Nodes that convert a stored value to a wider type for a matmul, which does so while it reads it.
+        cut: Nodes that cut a slice for matmuls only, which read it where it lies.
         live: What is held when; load `n` is node `n`, load `nodes + e` edge `e`. A moment is one where something starts
             and, before anything else does, something ends: the live sets of others are parts of these.
         handed: Edges along which a buffer is handed over: where layouts differ, the source's bytes count as well.
@@ -33,10 +35,12 @@ class Buffers:
     stored: frozenset[Port]
     live: Spans
     widened: frozenset[int] = frozenset()
+    cut: frozenset[int] = frozenset()
     handed: frozenset[int] = frozenset()
     copied: frozenset[int] = frozenset()
 
 
+CUTS = ("dynamic_slice", "slice", "squeeze")
 Interval = tuple[int, int, int]
 """First time, last time, load."""
 
@@ -48,12 +52,13 @@ def buffers(graph: Graph) -> Buffers:
         p for n, node in enumerate(graph.nodes) for p in ports(n, node) if _stored(graph, node, readers.get(p, ()))
     )
     widened = frozenset(e.target for e in graph.edges if e.source in stored and _widens(graph, e, readers))
-    stored -= {Port(n) for n in widened}
+    cut = _cut(graph, readers)
+    stored -= {Port(n) for n in widened | cut}
     reads = reads_of(graph, stored)
     shared = handovers(graph, reads)
     intervals = [*_held(graph, stored, shared), *_copies(graph, reads, stored, shared)]
     handed, copied = frozenset(shared.edges), frozenset(shared.copied) - frozenset(shared.edges)
-    return Buffers(stored, _maximal(graph, intervals), widened, handed, copied)
+    return Buffers(stored, _maximal(graph, intervals), widened, cut, handed, copied)
 
 
 def _stored(graph: Graph, node: Node, readers: Sequence[Edge]) -> bool:
@@ -75,6 +80,21 @@ def _widens(graph: Graph, edge: Edge, readers: Mapping[Port, Sequence[Edge]]) ->
     wider = node.avals[0].itemsize > graph.aval(edge.source).itemsize
     reader = graph.nodes[reads[0].target]
     return wider and reader.role == "op" and is_matmul(reader.rule)
+
+
+def _cut(graph: Graph, readers: Mapping[Port, Sequence[Edge]]) -> frozenset[int]:
+    """Slices whose readers are matmuls, or likewise cut: found from the last to the first."""
+    found: set[int] = set()
+    for n in sorted(range(len(graph.nodes)), key=lambda n: -graph.nodes[n].time):
+        targets, node = [e.target for e in readers.get(Port(n), ())], graph.nodes[n]
+        if node.role == "op" and node.name in CUTS and targets and all(_reads_slices(graph, t, found) for t in targets):
+            found.add(n)
+    return frozenset(found)
+
+
+def _reads_slices(graph: Graph, n: int, cut: AbstractSet[int]) -> bool:
+    node = graph.nodes[n]
+    return n in cut or (node.role == "op" and is_matmul(node.rule))
 
 
 def _held(graph: Graph, stored: frozenset[Port], shared: Handovers) -> Iterator[Interval]:

@@ -74,6 +74,14 @@ def test_a_matmul_widens_a_narrow_weight_while_it_reads_it():
     assert converted(narrow_weight) == converted(narrow_weight, w=jnp.bfloat16) == [False]
 
 
+def test_slices_that_only_matmuls_read_hold_nothing():
+    some = graph(lambda s, x: (x @ s[0], x @ s[1].T), array(2, 8, 8), array(4, 8))
+    held = buffers(some)
+    assert {some.nodes[n].name for n in held.cut} >= {"slice", "squeeze"}
+    assert not any(Port(n) in held.stored for n in held.cut)
+    assert not buffers(graph(lambda s, x: jnp.linalg.cholesky(s[0]) @ x, array(2, 8, 8), array(8, 4))).cut
+
+
 def test_other_conversions_for_a_matmul_are_stored():
     assert converted(narrow_weight, x=jnp.bfloat16, w=jnp.float32) == [True]  # the copy is cheaper to read
     assert converted(lambda x, q: x @ jnp.sin(q).astype(x.dtype), w=jnp.bfloat16) == [True]  # nothing narrow is stored

@@ -71,7 +71,7 @@ def test_what_is_a_matmul():
 def moved(some, n, mesh, *jobs):
     held = buffers(some).stored
     kept = [Port(n, r) in held for r in range(len(some.nodes[n].avals))]
-    operands = operand_avals(some, held, buffers(some).widened)[n]
+    operands = operand_avals(some, held, buffers(some).widened, buffers(some).cut)[n]
     return moved_bytes(some.nodes[n], operands, kept, strategies(some.nodes[n].rule, *jobs, mesh=mesh))
 
 
@@ -102,10 +102,18 @@ def test_an_update_in_place_touches_only_the_update():
 
 
 def test_a_slice_reads_only_what_it_returns():
-    some = graph(lambda x: x[:2] @ x[:2].T, array(1024, 8))
+    some = graph(lambda x: jnp.concatenate([x[:2], x[2:4]]), array(1024, 8))
     sliced = named(some, "slice")[0]
     (found,) = moved(some, sliced, MeshShape(("x",), (2,)), [WHOLE])
     assert found == 2 * 4 * 2 * 8
+
+
+def test_a_slice_of_a_stack_is_read_by_the_matmul_where_it_lies():
+    some = graph(lambda stack, x, i: x @ stack[i], array(10, 8, 16), array(4, 8), array(dtype=jnp.int32))
+    mesh, (dot,) = MeshShape(("x",), (2,)), named(some, "dot_general")
+    for n in (*named(some, "dynamic_slice"), *named(some, "squeeze")):
+        assert moved(some, n, mesh, [WHOLE]).tolist() in ([0.0], [12.0])  # an index for each dim at most
+    assert moved(some, dot, mesh, [WHOLE]).tolist() == [4 * (8 * 16 + 4 * 8 + 4 * 16)]
 
 
 def test_fused_values_do_not_move():
