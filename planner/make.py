@@ -115,6 +115,8 @@ def plan_program(
         solution = stages.solved(made, [s for _, s in scored], setting, clock.progress)
     if solution.status == "infeasible":
         raise stages.explain_misfit(formulation, solution, smallest_mesh(program, setting, ins, outs), setting)
+    with clock("order"):
+        solution = stages.with_orders(formulation, solution, setting)
     with clock("write"):
         plan = stages.plan_of(program, formulation, solution, [k for k, _ in scored], setting, name)
     plan._timings.update(clock.seconds)

@@ -8,7 +8,7 @@ node.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import permutations, product
 
@@ -42,11 +42,12 @@ class Permute:
 
 @dataclass(frozen=True)
 class Ordered:
-    """For each node, for each factor, its mesh axes major to minor; for each edge the permutes that remain."""
+    """For each node, for each factor, its mesh axes major to minor; for some edges permutes, and how often they run."""
 
     orders: tuple[Order, ...]
     permutes: Mapping[int, tuple[Permute, ...]]
     seconds: float
+    trips: Mapping[int, float]
 
 
 def order_axes(formulation: Formulation, choice: Sequence[int], model: CostModel) -> Ordered:
@@ -61,7 +62,19 @@ def order_axes(formulation: Formulation, choice: Sequence[int], model: CostModel
         i: tuple(_permutes(formulation, i, e, orders[e.source.node], orders[e.target], choice, model))
         for i, e in enumerate(formulation.graph.edges)
     }
-    return Ordered(orders, {i: p for i, p in permutes.items() if p}, evaluate(problem, picked))
+    left = {i: p for i, p in permutes.items() if p}
+    trips = {i: formulation.graph.edges[i].trips for i in left}
+    return Ordered(orders, left, evaluate(problem, picked), trips)
+
+
+def with_permutes(problem: Problem, choice: Sequence[int], ordered: Ordered) -> Problem:
+    """The problem where the chosen pair of strategies of each edge costs its permutes as well, all trips."""
+    edges = list(problem.edges)
+    for i, permutes in ordered.permutes.items():
+        edge, cost = edges[i], edges[i].cost.copy()
+        cost[edge.row[choice[edge.u]], edge.col[choice[edge.v]]] += ordered.trips[i] * sum(p.seconds for p in permutes)
+        edges[i] = replace(edge, cost=cost)
+    return replace(problem, edges=tuple(edges))
 
 
 def _orders(formulation: Formulation, n: int, x: int) -> Iterator[Order]:

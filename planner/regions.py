@@ -128,7 +128,7 @@ class _Body:
         found, i = {}, 0
         while i < len(locals_):
             run = _Run(self, i, locals_)
-            if run.moves:
+            if run.moves or run.closes:
                 found[*self.path, i] = run.region()
             else:
                 run.forget()
@@ -242,6 +242,11 @@ class _Run:
         if home.open or self.body.leaves_at_once(v, self.stop):
             return wanted or home.closed
         return home
+
+    @property
+    def closes(self) -> bool:
+        """Whether an open sum is closed where the run ends."""
+        return any(self.known[v][0].open for v in jaxpr.border(self.body.jaxpr, self.start, self.stop)[1])
 
     def forget(self) -> None:
         """Equations without moves between them are annotated; so is the one that ends a run."""

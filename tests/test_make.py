@@ -23,7 +23,7 @@ LARGE = [jax.ShapeDtypeStruct(s, jnp.float32) for s in [(64, 1024), (1024, 4096)
 
 def test_every_stage_is_timed():
     plan = make_plan(mlp, X, W, V, mesh=ABSTRACT, machine=testing.EAGER)
-    assert set(plan.timings) == {"trace", "graph", "formulate", "presolve", "known layouts", "solve", "write"}
+    assert set(plan.timings) == {"trace", "graph", "formulate", "presolve", "known layouts", "solve", "order", "write"}
     assert all(seconds >= 0 for seconds in plan.timings.values())
     assert "timings" not in plan.to_json()
 

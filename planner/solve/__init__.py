@@ -1,5 +1,6 @@
 """The partitioning integer program: numbers in, a proven choice out."""
 
+from .free import PROVEN as PROVEN
 from .ortools import BACKENDS as BACKENDS
 from .problem import Edge as Edge
 from .problem import Live as Live
