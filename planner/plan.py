@@ -152,6 +152,7 @@ class Plan(_Record):
     notes: tuple[str, ...] = ()
     _timings: dict[str, float] = PrivateAttr(default_factory=dict)
     _trees: tuple[Any, Any] | None = PrivateAttr(default=None)
+    _question: Any = PrivateAttr(default=None)  # a planner.question.Question, for `planner.why`
 
     @property
     def gap(self) -> float:

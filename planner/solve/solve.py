@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +12,7 @@ from .excess import least_excess
 from .fitting import fit
 from .free import NODES, PROVEN, Best, Effort, minimise
 from .memory import Memory
-from .network import Impossible, Network
+from .network import Array, Impossible, Network
 from .prices import Labour, Pricing
 from .problem import Problem, Solution, evaluate, peak
 from .ready import Ready, nothing, ready
@@ -24,6 +24,7 @@ Progress = Callable[[str, float, float], None]
 def solve(
     problem: Problem | Ready,
     *,
+    within: Mapping[int, Array] | None = None,
     starts: Sequence[Sequence[int]] = (),
     work: float = 1.0,
     tolerance: float = PROVEN,
@@ -34,6 +35,7 @@ def solve(
 
     Args:
         problem: Costs may be infinite to exclude strategies; bytes are never negative.
+        within: Masks of the strategies that may be taken, by node; of other nodes all may.
         starts: Choices that are tried first; the answer is never worse than the best feasible one.
         work: Scales the branch-and-bound nodes and the largest program allowed. Never a
             time: the same input gives the same answer anywhere.
@@ -51,11 +53,13 @@ def solve(
     effort = Effort(max(1, int(NODES * work)), max(tolerance, 2 * ROUNDING), backend)
     made = problem if isinstance(problem, Ready) else ready(problem)
     fits, free = Best(made.scoring.within, effort.gap), Best(made.scoring.seconds, effort.gap)
+    masks = within or {}
+    starts = [tuple(start) for start in starts if all(mask[start[n]] for n, mask in masks.items())]
     for start in starts:
-        fits.offer(tuple(start))
-        free.offer(tuple(start))
+        fits.offer(start)
+        free.offer(start)
     try:
-        net = made.left({})
+        net = made.left(masks)
         bound = minimise(net.priced(np.zeros(made.memory.rows)), free, effort)
     except Impossible:
         return nothing(made.problem)
@@ -65,13 +69,13 @@ def solve(
     fits.offer(free.choice)
     if fits.proven(bound):
         return _solution(made.problem, fits, bound)
-    known = [free.choice, *map(tuple, starts)]
+    known = [free.choice, *starts]
     bound = max(bound, _within(net.copy(), made.memory, fits, known, effort, report))
     report("memory", fits.seconds, bound)
     if np.isfinite(fits.seconds):
         return _solution(made.problem, fits, bound)
     report("nothing fits: least excess", np.inf, bound)
-    return _misfit(made, net, known, effort)
+    return _misfit(made, net, masks, known, effort)
 
 
 def _within(
@@ -87,13 +91,15 @@ def _within(
         return best.seconds
 
 
-def _misfit(made: Ready, net: Network, known: Sequence[tuple[int, ...]], effort: Effort) -> Solution:
+def _misfit(
+    made: Ready, net: Network, masks: Mapping[int, Array], known: Sequence[tuple[int, ...]], effort: Effort
+) -> Solution:
     """When nothing fits: as few bytes over the limit as possible, then as few seconds."""
     least, short = least_excess(net, made.memory, known, effort)
     relaxed = ready(replace(made.problem, limit=peak(made.problem, least.choice)))
     best = Best(relaxed.scoring.within, effort.gap)
     best.offer(least.choice)
-    bound = _within(relaxed.left({}), relaxed.memory, best, [*known, least.choice], effort, lambda *_: None)
+    bound = _within(relaxed.left(masks), relaxed.memory, best, [*known, least.choice], effort, lambda *_: None)
     if least.seconds == 0:
         return _solution(made.problem, best, bound)
     return misfit(made.problem, best.choice, min(bound, best.seconds), short)
