@@ -84,7 +84,8 @@ def why(
         plan: From `make_plan`, or from a file.
         value: An argument or `result 0` by the plan's name for it, or any part of it that no other has; or a part of an
             operation's source line, such as `layers.py:55`, or its path.
-        spec: A PartitionSpec, or one as text: `P(None, ('x', 'y'))`. Entries `P.UNCONSTRAINED` leave a dim open.
+        spec: A PartitionSpec, or one as text: `P(None, ('x', 'y'))`. Entries `P.UNCONSTRAINED` leave a dim open; the
+            order of axes within a dim is left open too.
         fun: The function, for a plan from a file; with `args` and `options` as given to `make_plan`.
         *args: Its arguments.
         machine: For a plan from a file whose machine is no preset.
@@ -187,11 +188,22 @@ def _checked(spec: "PartitionSpec | str", f: Formulation, name: str, port: Port)
 def spec_of(text: str) -> PartitionSpec:
     """The spec that a text such as `P(None, ('x', 'y'))` or `None, (x, y)` means. Raises PlanError."""
     inner = re.sub(r"^\s*(?:P|PartitionSpec)\s*\((.*)\)\s*$", r"\1", text, flags=re.DOTALL)
-    quoted = re.sub(r"(?<!['\"\w])(?!None\b)([A-Za-z_]\w*)(?!['\"\w])", r"'\1'", inner)
     try:
-        return PartitionSpec(*ast.literal_eval(f"({quoted},)" if quoted.strip() else "()"))
+        tree = ast.parse(f"({inner},)" if inner.strip() else "()", mode="eval").body
+        return PartitionSpec(*_entry(tree))
     except (SyntaxError, ValueError, TypeError) as error:
         raise PlanError(f"{text!r} is no spec: write one such as P(None, ('x', 'y'))") from error
+
+
+def _entry(node: ast.expr) -> Any:
+    match node:
+        case ast.Constant(None | str() as value):
+            return value
+        case ast.Name(name):
+            return name
+        case ast.Tuple(entries):
+            return tuple(map(_entry, entries))
+    raise ValueError(node)
 
 
 def _planned(f: Formulation, plan: Plan, name: str, port: Port) -> PartitionSpec:

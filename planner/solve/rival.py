@@ -70,7 +70,8 @@ class _Marked:
         for marks in self.marks:
             for i, (n, mask) in marks.items():
                 net.hold(n, i, net.memo.one((~mask[net.strategies[n]]).astype(float)))
-        self.net = simplify(simplify(net, CELLS, dominance=False), CELLS, dominance=cells(net) <= DENSE)
+        simplify(net, CELLS, dominance=False)
+        self.net = simplify(net, CELLS) if len(parts) > 1 and cells(net) <= DENSE else net
 
     def part(self, i: int) -> Network:
         """What is left for a part, without marks. Raises Impossible where nothing is."""
