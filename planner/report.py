@@ -46,7 +46,14 @@ def summary(plan: Plan) -> str:
         f"{plan.function} on {plan.machine}, mesh {mesh}\n"
         f"predicted {seconds(plan.seconds)}, proven bound {seconds(plan.bound)}, gap {plan.gap:.2%} ({plan.status}); "
         f"peak {size(plan.peak_bytes)} of {size(plan.limit)} per chip\n"
+        f"{_alike(plan)}"
     )
+
+
+def _alike(plan: Plan) -> str:
+    if plan.alike is None:
+        return ""
+    return f"with equal layers alike {seconds(plan.alike)}, {plan.alike / plan.seconds - 1:+.2%}\n"
 
 
 def rivals(plan: Plan) -> Table | None:

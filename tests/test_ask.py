@@ -9,6 +9,7 @@ from planned import ABSTRACT, V, W, X, mlp
 import planner
 from planner import errors, make_plan, testing
 from planner.ask import spec_of
+from planner.sharding import to_spec
 
 SPECS = [P(), P("x"), P(None, "x"), P(("x", "y")), P("y", "x"), P(None, ("y", "x"))]
 
@@ -42,7 +43,7 @@ def test_a_constraint_costs_what_planning_with_it_says(plan, i, spec):
 
 def test_what_the_plan_has_costs_nothing(plan):
     value = plan.arguments[1]
-    answer = planner.why(plan, value.name, planner.plan.to_spec(value.spec))
+    answer = planner.why(plan, value.name, to_spec(value.spec))
     assert answer.planned == answer.wanted and "that is what the plan has" in str(answer)
     assert answer.seconds == plan.seconds
 
