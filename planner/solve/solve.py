@@ -21,6 +21,7 @@ from .whole import bound_of
 
 Progress = Callable[[str, float, float], None]
 ALIKE = 1e-5  # gap at which choices with equal parts alike are good enough to start from
+HASTE = 8  # share of the work for them where the whole is not solved, and its own bound leaves a gap anyhow
 
 
 def solve(
@@ -66,7 +67,8 @@ def _released(
     """Solve with equal parts alike, and go on from there with all of them free; too large a whole is only bounded."""
     assert made.alike is not None
     folded, small = made.alike
-    tied, price = _solved(small, folded.masks(masks), [], replace(effort, gap=max(effort.gap, ALIKE)), _silent)
+    rough = replace(effort, gap=max(effort.gap, ALIKE), nodes=max(1, effort.nodes // (HASTE if made.large else 1)))
+    tied, price = _solved(small, folded.masks(masks), [], rough, _silent)
     report("equal layers alike", tied.seconds, 0.0)
     if np.isfinite(tied.seconds):
         known = [folded.unfold(tied.choice), *known]

@@ -12,6 +12,7 @@ from .simplify import consistent
 from .trws import Messages
 
 SWEEPS = 8
+VISITS = 500_000  # of nodes in all sweeps
 STALL = 2e-4  # share of itself by which the bound has to rise in a sweep
 
 
@@ -25,7 +26,7 @@ def bound_of(made: Ready, masks: Mapping[int, Array], price: Array, best: Best) 
         best: What to beat.
     """
     messages = Messages(_left(made, masks, price))
-    for _ in range(SWEEPS):
+    for _ in range(min(SWEEPS, max(2, VISITS // max(1, len(messages.order))))):
         before = messages.bound
         messages.sweep()
         if best.proven(messages.bound) or messages.bound - before <= STALL * abs(messages.bound):
