@@ -126,7 +126,7 @@ class Plan(_Record):
         status: "optimal", or "feasible" when the work limit stopped the solver.
         peak_bytes: Predicted peak of a chip's memory; `limit` is what it may be.
         notes: What to know before relying on the plan.
-        alike: Seconds of the best plan found in which equal layers of an unrolled program are alike, if that was asked.
+        alike: Seconds more that it takes to keep equal layers of an unrolled program alike, as far as was found.
     """
 
     SCHEMA: ClassVar[int] = SCHEMA

@@ -53,7 +53,7 @@ def summary(plan: Plan) -> str:
 def _alike(plan: Plan) -> str:
     if plan.alike is None:
         return ""
-    return f"with equal layers alike {seconds(plan.alike)}, {plan.alike / plan.seconds - 1:+.2%}\n"
+    return f"equal layers alike would take {seconds(plan.alike)} more ({plan.alike / plan.seconds:.2%})\n"
 
 
 def rivals(plan: Plan) -> Table | None:

@@ -179,7 +179,7 @@ def plan_of(
         known=tuple(known),
         holders=top,
         notes=formulation.graph.notes,
-        alike=solution.alike if np.isfinite(solution.alike) else None,
+        alike=solution.alike - solution.seconds if np.isfinite(solution.alike) else None,
     )
     plan._trees = (program.in_tree, program.out_tree)
     return plan
