@@ -20,6 +20,7 @@ from rich.table import Table
 import planner
 from benchmarks.models import llama, moe, mt_nlg, palm
 from benchmarks.models.workloads import Family, Workload
+from planner.errors import DoesNotFitError
 from planner.report import seconds
 from planner.solve.marginals import cells, variables
 from planner.solve.simplify import DENSE, simplify
@@ -105,7 +106,19 @@ def row(case: Case) -> tuple[str, ...]:
     """A line of the table."""
     fun, args = case.workload
     mesh = AbstractMesh(case.mesh, ("x", "y", "z")[: len(case.mesh)])
-    plan = planner.make_plan(fun, *args, mesh=mesh, machine=case.machine, donate_argnames=case.donated or None)
+    try:
+        plan = planner.make_plan(fun, *args, mesh=mesh, machine=case.machine, donate_argnames=case.donated or None)
+    except DoesNotFitError as error:
+        found = f"nothing fits: {error.excess / 1e9:.0f} GB too much"
+        return (
+            case.name,
+            f"{case.machine} {'×'.join(map(str, case.mesh))}",
+            *[""] * (len(COLUMNS) - 6),
+            found,
+            "",
+            "",
+            "",
+        )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # before anything is formulated once more
     stages = [sum(t for name, t in plan.timings.items() if name == stage) for stage in STAGES]
     total = sum(plan.timings.values()) - plan.timings["trace"]
