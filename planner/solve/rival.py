@@ -26,7 +26,8 @@ from .solve import misfit, solution
 
 CLOSE = 0.01  # relative gap at which to stop
 ROUNDS = 12  # of prices
-SHARE = 0.1  # of the labour for a proof
+SMALLER = 0.25  # than for a plan: the programs that are tried
+SHARE = 0.4  # of the labour for a proof of those
 GENTLY = 1 / 64  # of the price of a byte at which all memory costs as much as the choice, to begin with
 WINDOWS = ((1e-3, 1e-3), (CLOSE, 1e-3), (np.inf, CLOSE))
 
@@ -46,7 +47,7 @@ def rivals(made: Ready, parts: Sequence[Masks], work: float = 1.0) -> Iterator[S
         for found in rivals(small, [folded.masks(masks) for masks in parts], work):
             yield replace(found, choice=folded.unfold(found.choice), short=0.0)
         return
-    effort = Effort(max(1, int(NODES * work)), CLOSE)
+    effort = Effort(max(1, int(SMALLER * NODES * work)), CLOSE)
     try:
         marked = _Marked(made, parts)
     except Impossible:
