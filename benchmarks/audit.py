@@ -26,6 +26,7 @@ from planner.errors import PlanError
 from planner.make import make_setting
 from planner.realise import Realised
 from planner.report import seconds
+from planner.solve import ready
 from planner.trace import trace
 
 LAYOUTS = {"Megatron": "Megatron 1-D", "FSDP": "FSDP", "paper's 2-D": "2-D weight-stationary"}
@@ -109,7 +110,7 @@ def constrained(case: Case) -> Mapping[str, Realised | str]:
     program = trace(fun, args, {}, setting.mesh, donate_argnums=case.donated or None)
     formulation = stages.formulation_of(program, stages.graph_of(program, setting, None, None), setting)
     found: dict[str, Realised | str] = {}
-    for known, solution in stages.known_layouts(formulation, setting.work):
+    for known, solution in stages.known_layouts(formulation, ready(formulation.problem), setting.work):
         if known.seconds is None:
             found[known.name] = known.note
             continue

@@ -4,6 +4,7 @@ from planner import errors as errors
 from planner.adapt import functional as functional
 from planner.api import Planned as Planned
 from planner.api import autoshard as autoshard
+from planner.ask import why as why
 from planner.audit.account import audit as audit
 from planner.cost.hardware import PRESETS as PRESETS
 from planner.cost.hardware import Chip as Chip

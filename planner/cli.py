@@ -1,4 +1,4 @@
-"""The command `meshplan`: plan, explain, compare, audit, machines, demo. Words in, plans and tables out."""
+"""The command `meshplan`: plan, explain, why, compare, audit, machines, demo. Words in, plans and tables out."""
 
 import inspect
 import os
@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
-from planner import report
+from planner import ask, report
 from planner.cost.hardware import PRESETS, Fabric, Machine, machine_named
 from planner.errors import MeshError, PlanError
 from planner.make import make_plan
@@ -87,6 +87,22 @@ def plan(
 def explain(file: Annotated[File, typer.Argument(help="A plan file.")]) -> None:
     """Show a plan file."""
     print(report.explain(Plan.load(file), _width()))
+
+
+@app.command()
+def why(
+    file: Annotated[File, typer.Argument(help="A plan file.")],
+    value: Annotated[str, typer.Argument(help="An argument, `result 0`, or a source line, such as layers.py:55.")],
+    spec: Annotated[str, typer.Argument(help="The spec it might have, such as \"P(None, ('x', 'y'))\".")],
+    workload: Annotated[str, typer.Option(help="MODULE:NAME, as the plan was made of.")],
+    machine: Annotated[str | None, typer.Option(help="The machine's file, where it is no preset.")] = None,
+    donate: Annotated[list[str] | None, typer.Option(help="An argument that is donated, such as a cache.")] = None,
+) -> None:
+    """Say why a value does not have a spec: what that would cost, and where."""
+    fun, args = load_workload(workload)
+    donated = _donated(fun, donate or ())
+    answer = ask.why(Plan.load(file), value, spec, fun, *args, machine=machine, **donated)
+    print(report.answered(answer, _width()))
 
 
 @app.command()

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from jax.sharding import PartitionSpec
 
 from planner.cost.hardware import Chip
 from planner.cost.model import CostModel
@@ -114,12 +115,7 @@ def _pinned(node: Node, strategies: Strategies) -> Strategies:
     """Only the strategies that show the user's spec."""
     if node.pin is None:
         return strategies
-    layouts, mesh = strategies.result(0), strategies.mesh
-    keep = layouts[:, -1] == 0
-    entries = [*node.pin, *[None] * (layouts.shape[1] - 1 - len(node.pin))]
-    for dim, entry in enumerate(entries):
-        if entry is not node.pin.UNCONSTRAINED:
-            keep &= layouts[:, dim] == mesh.mask(names_of(entry)) & mesh.splitting
+    keep, mesh = shows(strategies, 0, node.pin), strategies.mesh
     if not keep.any():
         raise SpecConflictError(
             f"{node.name} {node.avals[0].dtype}{list(node.avals[0].shape)} cannot have the spec {node.pin} on mesh "
@@ -127,6 +123,17 @@ def _pinned(node: Node, strategies: Strategies) -> Strategies:
             f"change the spec or the mesh"
         )
     return strategies.keep(keep)
+
+
+def shows(strategies: Strategies, result: int, spec: PartitionSpec) -> Array:
+    """Mask of the strategies whose result has a spec, with nothing left to sum; the order within a dim is open."""
+    layouts, mesh = strategies.result(result), strategies.mesh
+    keep = layouts[:, -1] == 0
+    entries = [*spec, *[None] * (layouts.shape[1] - 1 - len(spec))]
+    for dim, entry in enumerate(entries):
+        if entry is not spec.UNCONSTRAINED:
+            keep &= layouts[:, dim] == mesh.mask(names_of(entry)) & mesh.splitting
+    return keep
 
 
 @dataclass

@@ -82,7 +82,7 @@ def layouts(axes: int) -> tuple[Layout, ...]:
 def weight_matmuls(graph: Graph) -> tuple[WeightMatmul, ...]:
     """The matmuls that hold more than a fiftieth of the largest weight."""
     roots = _roots(graph)
-    found = [w for n in range(len(graph.nodes)) if (w := _weight_matmul(graph, n, roots)) is not None]
+    found = list(_weight_matmuls(graph, roots))
     streamed = _streamed(graph, found, roots)
     found = [w for w in found if w.weight not in streamed]
     largest = max((_elements(graph, w) for w in found), default=0.0)
@@ -93,8 +93,7 @@ def weight_matmuls(graph: Graph) -> tuple[WeightMatmul, ...]:
 
 def weights_read(graph: Graph) -> frozenset[int]:
     """The matmuls that read an argument as it is, however small: all but those between activations."""
-    roots = _roots(graph)
-    return frozenset(n for n in range(len(graph.nodes)) if _weight_matmul(graph, n, roots) is not None)
+    return frozenset(w.node for w in _weight_matmuls(graph, _roots(graph)))
 
 
 def _streamed(graph: Graph, found: Sequence[WeightMatmul], roots: Mapping[Port, int]) -> set[int]:
@@ -126,13 +125,21 @@ def _roots(graph: Graph) -> Mapping[Port, int]:
     return roots
 
 
-def _weight_matmul(graph: Graph, n: int, roots: Mapping[Port, int]) -> WeightMatmul | None:
+def _weight_matmuls(graph: Graph, roots: Mapping[Port, int]) -> Iterator[WeightMatmul]:
+    pure: dict[int, list[tuple[int, int]]] = {}
+    for e in graph.edges:
+        if e.source in roots:
+            pure.setdefault(e.target, []).append((e.operand, roots[e.source]))
+    found = (_weight_matmul(graph, n, pure.get(n, [])) for n in range(len(graph.nodes)))
+    return (w for w in found if w is not None)
+
+
+def _weight_matmul(graph: Graph, n: int, pure: Sequence[tuple[int, int]]) -> WeightMatmul | None:
     rule = graph.nodes[n].rule
     if graph.nodes[n].role != "op" or not is_matmul(rule):
         return None
     named = [[f for dim in dims for f in dim] for dims in rule.operands]
     out = [f for dim in rule.results[0] for f in dim]
-    pure = [(e.operand, roots[e.source]) for e in graph.edges if e.target == n and e.source in roots]
     if not pure or set(named[0]) & set(named[1]) & set(out):
         return None
     operand, weight = max(pure)  # of two arguments the second, as in x @ w

@@ -41,6 +41,7 @@ class Buffers:
 
 
 CUTS = ("dynamic_slice", "slice", "squeeze")
+FUSED = 96  # operations that a value may be computed on the fly by: the operands that XLA lets a fusion have on GPUs
 Interval = tuple[int, int, int]
 """First time, last time, load."""
 
@@ -51,6 +52,7 @@ def buffers(graph: Graph) -> Buffers:
     stored = frozenset(
         p for n, node in enumerate(graph.nodes) for p in ports(n, node) if _stored(graph, node, readers.get(p, ()))
     )
+    stored |= _crowded(graph, stored, readers)
     widened = frozenset(e.target for e in graph.edges if e.source in stored and _widens(graph, e, readers))
     cut = _cut(graph, readers)
     stored -= {Port(n) for n in widened | cut}
@@ -66,6 +68,20 @@ def _stored(graph: Graph, node: Node, readers: Sequence[Edge]) -> bool:
     if node.role != "op" or not node.rule.fusible:
         return True
     return any(_stores(graph.nodes[e.target]) for e in readers)
+
+
+def _crowded(graph: Graph, stored: frozenset[Port], readers: Mapping[Port, Sequence[Edge]]) -> frozenset[Port]:
+    """What too many operations would compute on the fly: no compiler fuses without end."""
+    found: set[Port] = set()
+    size: dict[Port, int] = {}
+    for n in sorted(range(len(graph.nodes)), key=lambda n: -graph.nodes[n].time):
+        for port in ports(n, graph.nodes[n]):
+            onward = [p for e in readers.get(port, ()) for p in ports(e.target, graph.nodes[e.target])]
+            many = len(readers.get(port, ())) + sum(size.get(p, 0) for p in onward)
+            size[port] = 0 if port in stored or many > FUSED else many
+            if port not in stored and many > FUSED:
+                found.add(port)
+    return frozenset(found)
 
 
 def _stores(reader: Node) -> bool:

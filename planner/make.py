@@ -14,6 +14,7 @@ from planner.cost.hardware import Machine, machine_named, machine_of
 from planner.cost.model import CostModel
 from planner.errors import MeshError, PlanError
 from planner.plan import Plan
+from planner.question import Question
 from planner.solve import BACKENDS, ready, solve
 from planner.stages import Progress, Setting
 from planner.trace import Program, auto_mesh, trace
@@ -120,6 +121,7 @@ def plan_program(
     with clock("write"):
         plan = stages.plan_of(program, formulation, solution, [k for k, _ in scored], setting, name)
     plan._timings.update(clock.seconds)
+    plan._question = Question(program, setting, ins, outs, name, solution.choice)
     return plan
 
 

@@ -53,7 +53,7 @@ class Ordered:
 def order_axes(formulation: Formulation, choice: Sequence[int], model: CostModel) -> Ordered:
     """The cheapest orders for a choice of strategies."""
     domains = [list(_orders(formulation, n, x)) for n, x in enumerate(choice)]
-    edges = tuple(_edge(formulation, i, e, domains, choice, model) for i, e in enumerate(formulation.graph.edges))
+    edges = tuple(_edges(formulation, domains, choice, model))
     cost = tuple(np.zeros(len(d)) for d in domains)
     problem = Problem(cost, edges, cost)
     picked = solve(problem).choice
@@ -115,6 +115,20 @@ def result_axes(formulation: Formulation, n: int, x: int, r: int, order: Order) 
 
 def _tail(ring: Ring | None, place: int, order: Order) -> Order:
     return {ring.factor: order[RING]} if ring and ring.place == place else {}
+
+
+def _edges(
+    formulation: Formulation, domains: Sequence[Sequence[Order]], choice: Sequence[int], model: CostModel
+) -> Iterator[integer.Edge]:
+    """Equal edges share their tables."""
+    graph, known = formulation.graph, {}
+    for i, edge in enumerate(graph.edges):
+        u, v = edge.source.node, edge.target
+        ends = [(id(formulation.strategies[n]), choice[n], graph.nodes[n].pin) for n in (u, v)]
+        key = (*ends, edge.source.result, edge.operand, graph.aval(edge.source), edge.trips)
+        if key not in known:
+            known[key] = _edge(formulation, i, edge, domains, choice, model)
+        yield replace(known[key], u=u, v=v)
 
 
 def _edge(

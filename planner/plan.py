@@ -126,6 +126,7 @@ class Plan(_Record):
         status: "optimal", or "feasible" when the work limit stopped the solver.
         peak_bytes: Predicted peak of a chip's memory; `limit` is what it may be.
         notes: What to know before relying on the plan.
+        alike: Seconds more that it takes to keep equal layers of an unrolled program alike, as far as was found.
     """
 
     SCHEMA: ClassVar[int] = SCHEMA
@@ -150,8 +151,10 @@ class Plan(_Record):
     known: tuple[Known, ...]
     holders: tuple[Holder, ...]
     notes: tuple[str, ...] = ()
+    alike: float | None = None
     _timings: dict[str, float] = PrivateAttr(default_factory=dict)
     _trees: tuple[Any, Any] | None = PrivateAttr(default=None)
+    _question: Any = PrivateAttr(default=None)  # a planner.question.Question, for `planner.why`
 
     @property
     def gap(self) -> float:

@@ -2,16 +2,23 @@
 
 import io
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
+from jax.sharding import PartitionSpec
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 from planner.plan import Collective, Operation, Plan, Spec
 from planner.units import seconds, size
 
+if TYPE_CHECKING:
+    from planner.ask import Why
+
 WIDTH = 150
 SMALL = 0.001
+CHANGES = 8
+TIE = 1e-4  # of the seconds of a plan: less than that is a matter of ties
 
 
 def explain(plan: Plan, width: int = WIDTH) -> str:
@@ -39,7 +46,14 @@ def summary(plan: Plan) -> str:
         f"{plan.function} on {plan.machine}, mesh {mesh}\n"
         f"predicted {seconds(plan.seconds)}, proven bound {seconds(plan.bound)}, gap {plan.gap:.2%} ({plan.status}); "
         f"peak {size(plan.peak_bytes)} of {size(plan.limit)} per chip\n"
+        f"{_alike(plan)}"
     )
+
+
+def _alike(plan: Plan) -> str:
+    if plan.alike is None:
+        return ""
+    return f"equal layers alike would take {seconds(plan.alike)} more ({plan.alike / plan.seconds:.2%})\n"
 
 
 def rivals(plan: Plan) -> Table | None:
@@ -121,6 +135,56 @@ def memory(plan: Plan) -> Table:
 def notes(plan: Plan) -> list[str]:
     """What to know before relying on the plan."""
     return [f"note: {note}" for note in plan.notes]
+
+
+def answered(why: "Why", width: int = WIDTH) -> str:
+    """What a spec would cost, and where."""
+    head = f"{why.value} as {_spec(why.wanted)} instead of {_spec(why.planned)}: "
+    if why.reason:
+        return f"{head}impossible, as {why.reason}"
+    if why.other is None:
+        found = "memory forbids it" if why.short else "no plan with it was found that fits"
+        missing = f"{size(why.short)} to {size(why.excess)}" if why.short else f"up to {size(why.excess)}"
+        return f"{head}{found}; {missing} more per chip would be needed than the {size(why.plan.limit)} there are"
+    if why.wanted == why.planned:
+        return f"{head}that is what the plan has"
+    table = _table("What changes, by source line", "line", ">now", ">then", ">more", "collectives now", "then")
+    for line, now, then, moves in _changes(why.plan, why.other):
+        table.add_row(short(line), seconds(now), seconds(then), seconds(then - now), *moves)
+    return head + _price(why.plan, why.other, why.bound) + ("\n" + text(table, width) if table.rows else "")
+
+
+def _price(plan: Plan, other: Plan, bound: float) -> str:
+    more, least = other.seconds - plan.seconds, bound - plan.seconds
+    if more <= TIE * plan.seconds:
+        return f"costs nothing, {seconds(other.seconds)} as well"
+    sure = (
+        f"at least {seconds(least)} are proven"
+        if least > TIE * plan.seconds
+        else "that it costs anything is not proven"
+    )
+    peak = f"peak {size(other.peak_bytes)} instead of {size(plan.peak_bytes)}"
+    return f"{seconds(more)} more ({more / plan.seconds:.2%}) than {seconds(plan.seconds)}; {sure}; {peak}"
+
+
+def _changes(plan: Plan, other: Plan) -> Iterator[tuple[str, float, float, tuple[str, str]]]:
+    """The source lines whose time changes most, and their collectives."""
+    sides = [_by_line(side) for side in (plan, other)]
+    empty: tuple[list[Operation], list[Collective]] = ([], [])
+    lines = {}
+    for line in dict.fromkeys((*sides[0], *sides[1])):
+        pair = [side.get(line, empty) for side in sides]
+        now, then = (sum(op.seconds for op in ops) + sum(c.seconds for c in moves) for ops, moves in pair)
+        lines[line] = now, then, tuple(_moves(moves) for _, moves in pair)
+    most = sorted(lines, key=lambda line: -abs(lines[line][1] - lines[line][0]))[:CHANGES]
+    for line in most:
+        now, then, moves = lines[line]
+        if abs(then - now) > SMALL * abs(other.seconds - plan.seconds):
+            yield line, now, then, moves
+
+
+def _spec(wanted: PartitionSpec) -> str:
+    return f"P({', '.join('…' if e is wanted.UNCONSTRAINED else repr(e) for e in wanted)})"
 
 
 def _totals(plan: Plan, other: Plan) -> Table:

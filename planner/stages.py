@@ -29,6 +29,8 @@ from planner.work import held_bytes
 
 Progress = Callable[[str, float, float], None]
 ROUNDS = 5
+AGAIN = 2000
+"""Nodes of a program that is solved more than once."""
 SMALL = 1e-3
 """Permutes that take a smaller share of the time are let be."""
 CLOSE = 0.01
@@ -154,7 +156,7 @@ def with_orders(formulation: Formulation, solution: Solution, setting: Setting) 
     that needs it is made dearer by it, and the program solved again. What was proven of the first stays the bound.
     """
     best, least, found, problem = solution, np.inf, solution, formulation.problem
-    for _ in range(ROUNDS):
+    for _ in range(ROUNDS if len(formulation.graph.nodes) <= AGAIN else 0):
         ordered = order_axes(formulation, found.choice, setting.model)
         seconds = evaluate(formulation.problem, found.choice) + ordered.seconds
         best, least = (found, seconds) if seconds < least else (best, least)
@@ -203,6 +205,7 @@ def plan_of(
         known=tuple(known),
         holders=top,
         notes=formulation.graph.notes,
+        alike=solution.alike - solution.seconds if np.isfinite(solution.alike) else None,
     )
     plan._trees = (program.in_tree, program.out_tree)
     return plan

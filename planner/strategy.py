@@ -9,7 +9,7 @@ over mesh axes that its work does not split there. Such a strategy has the work 
 layouts.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -91,11 +91,26 @@ class Strategies:
 
     def operand(self, i: int) -> Array:
         """Layouts of operand `i`: int array of shape [k, ndim + 1]."""
-        groups = [open_job(g) for g, members in enumerate(self.rule.linear) if i in members]
-        return self._layouts(self.rule.operands[i], np.isin(self.jobs, groups), i)
+        return self._once("operand", i, self._operand)
 
     def result(self, i: int) -> Array:
         """Layouts of result `i`, open over the axes that split a reduced factor: int array of shape [k, ndim + 1]."""
+        return self._once("result", i, self._result)
+
+    def _once(self, side: str, i: int, make: Callable[[int], Array]) -> Array:
+        if (side, i) not in self._made:
+            self._made[side, i] = make(i)
+        return self._made[side, i]
+
+    @cached_property
+    def _made(self) -> dict[tuple[str, int], Array]:
+        return {}
+
+    def _operand(self, i: int) -> Array:
+        groups = [open_job(g) for g, members in enumerate(self.rule.linear) if i in members]
+        return self._layouts(self.rule.operands[i], np.isin(self.jobs, groups), i)
+
+    def _result(self, i: int) -> Array:
         reduced = np.isin(self.jobs, [f for f, how in self.rule.reduced.items() if f not in self._whole_in_result(i)])
         return self._layouts(self.rule.results[i], reduced | (self.jobs <= open_job(0)), len(self.rule.operands) + i)
 

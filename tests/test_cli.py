@@ -88,6 +88,16 @@ def test_plan_writes_nothing_unasked(here, tmp_path):
     assert {f.name for f in tmp_path.iterdir()} - before <= {"__pycache__"}
 
 
+def test_why_tells_what_a_spec_would_cost(here):
+    planned(here, "a.json", "--donate", "state")
+    asked = "why", "a.json", "weight", "P(x, y)", "--workload", f"{here}:mlp"
+    result = meshplan(*asked, "--donate", "state")
+    assert result.exit_code == 0, result.output
+    assert "weight as P('x', 'y') instead of P(" in result.stdout
+    refused(meshplan(*asked), "the plan is for another program")
+    refused(meshplan("why", "a.json", "nobody", *asked[3:], "--donate", "state"), "there is no value 'nobody'")
+
+
 def test_compare_shows_both_sides(here):
     planned(here, "a.json")
     planned(here, "b.json", mesh="x=4,y=4")

@@ -4,6 +4,7 @@
 al. 2021, Switch), `ragged` sorts the tokens by expert and multiplies each group by its own matrix (`lax.ragged_dot`).
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -83,3 +84,28 @@ def tiny(kind: str = "dense") -> Small:
 def base(kind: str = "dense") -> Small:
     """1.1 G parameters in 64 experts a layer."""
     return model(kind, 2048, 8192, 64, 32768, 64, 1024)
+
+
+def unrolled(layers: int, width: int = 2048, hidden: int = 8192, experts: int = 64) -> tuple[Callable, tuple]:
+    """Every expert on every token, weighted by its gate: loops over layers and experts in Python, for size alone."""
+
+    def expert(w: Tree, x: Array, gate: Array) -> Array:
+        return (jax.nn.silu(x @ w["gate"]) * (x @ w["up"])) @ w["down"] * gate[..., None]
+
+    def fun(params: Tree, tokens: Array) -> Array:
+        x = params["table"][tokens]
+        for layer in params["layers"]:
+            inside = norm(x)
+            gates = jax.nn.softmax(inside @ layer["router"])
+            x = x + sum(expert(w, inside, gates[..., i]) for i, w in enumerate(layer["experts"]))
+        return norm(x) @ params["out"]
+
+    def shape(*dims: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(dims, jnp.bfloat16)
+
+    def layer() -> Tree:
+        one = {"gate": shape(width, hidden), "up": shape(width, hidden), "down": shape(hidden, width)}
+        return {"router": shape(width, experts), "experts": [dict(one) for _ in range(experts)]}
+
+    params = {"table": shape(32768, width), "out": shape(width, 32768), "layers": [layer() for _ in range(layers)]}
+    return fun, (params, jax.ShapeDtypeStruct((64, 1024), jnp.int32))

@@ -1,5 +1,7 @@
 """The partitioning integer program: numbers in, a proven choice out."""
 
+from .base import Ready as Ready
+from .base import ready as ready
 from .free import PROVEN as PROVEN
 from .ortools import BACKENDS as BACKENDS
 from .problem import Edge as Edge
@@ -10,7 +12,5 @@ from .problem import Spans as Spans
 from .problem import evaluate as evaluate
 from .problem import peak as peak
 from .problem import spans as spans
-from .ready import Ready as Ready
-from .ready import ready as ready
 from .rival import rivals as rivals
 from .solve import solve as solve

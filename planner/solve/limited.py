@@ -21,6 +21,7 @@ Array = np.ndarray
 Line = tuple[Array, Array, float]
 ROUNDS = 200  # of adding rows; each adds at least one that was broken
 EXACT = 1e-9
+BOLD = 5  # how many times larger a program may be while no choice that fits is known
 PROGRAM = 20000  # sweeping this many cells costs as much as a variable in a program
 # How far over the bound to look, as a share of it, and to what relative gap.
 WINDOWS = (*((1e-3 * 2**i, 1e-3) for i in range(6)), (np.inf, 0.0))
@@ -62,7 +63,7 @@ def _window(pricing: Pricing, messages: Messages, value: float, effort: Effort, 
         prune(net, messages, value)
         fix(net, messages.floor, value)
         simplify(net) if pricing.soft else fit(simplify(net, CELLS, dominance=False), pricing.memory.limit)
-        if variables(net) > effort.variables and best.seconds < np.inf:
+        if variables(net) > effort.variables * (1 if best.seconds < np.inf else BOLD):
             return None
         pricing.labour.left -= PROGRAM * variables(net)
         if net.unary:

@@ -115,6 +115,7 @@ class Solution:
         status: "optimal", "feasible" (stopped by the work limit) or "infeasible" (then `choice` is the choice that is
             least over the limit).
         excess: Bytes over the limit; zero unless infeasible.
+        alike: Seconds of the best choice found in which equal parts are alike; infinite if that was not looked for.
         short: Proven: every choice is at least so many bytes over the limit. Zero where that is not known.
     """
 
@@ -124,6 +125,7 @@ class Solution:
     status: str
     excess: float = 0.0
     short: float = 0.0
+    alike: float = float("inf")
 
     @property
     def gap(self) -> float:

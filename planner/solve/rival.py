@@ -8,9 +8,11 @@ less than a hundredth. Only where that fails, prices and at last a program look 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from .base import Ready, nothing
 from .excess import least_excess
 from .fitting import fit
 from .free import NODES, Best, Effort, minimise
@@ -19,13 +21,13 @@ from .marginals import cells
 from .network import Array, Impossible, Network
 from .prices import CELLS, Labour, Pricing
 from .problem import Solution
-from .ready import Ready, nothing
 from .simplify import DENSE, simplify
 from .solve import misfit, solution
 
 CLOSE = 0.01  # relative gap at which to stop
 ROUNDS = 12  # of prices
-SHARE = 0.1  # of the labour for a proof
+SMALLER = 0.25  # than for a plan: the programs that are tried
+SHARE = 0.4  # of the labour for a proof of those
 GENTLY = 1 / 64  # of the price of a byte at which all memory costs as much as the choice, to begin with
 WINDOWS = ((1e-3, 1e-3), (CLOSE, 1e-3), (np.inf, CLOSE))
 
@@ -33,27 +35,32 @@ Masks = Mapping[int, Array]
 
 
 def rivals(made: Ready, parts: Sequence[Masks], work: float = 1.0) -> Iterator[Solution]:
-    """For each part a good choice, with the bound proven for that part.
+    """For each part a good choice, with the bound proven for it; of a program of equal layers, where they are alike.
 
     Args:
         made: The whole problem.
         parts: Masks of the strategies left, by node; of other nodes all are.
         work: As in `solve`.
     """
-    effort = Effort(max(1, int(NODES * work)), CLOSE)
+    if made.alike is not None:
+        folded, small = made.alike
+        for found in rivals(small, [folded.masks(masks) for masks in parts], work):
+            yield replace(found, choice=folded.unfold(found.choice), short=0.0)
+        return
+    effort = Effort(max(1, int(SMALLER * NODES * work)), CLOSE)
     try:
         marked = _Marked(made, parts)
     except Impossible:
         yield from (nothing(made.problem) for _ in parts)
         return
-    found: list[Solution] = []
+    every: list[Solution] = []
     for i, masks in enumerate(parts):
-        known = [s.choice for s in found if np.isfinite(s.seconds) and all(m[s.choice[n]] for n, m in masks.items())]
+        known = [s.choice for s in every if np.isfinite(s.seconds) and all(m[s.choice[n]] for n, m in masks.items())]
         try:
-            found.append(_rival(made, masks, marked.part(i), known, effort))
+            every.append(_rival(made, masks, marked.part(i), known, effort))
         except Impossible:
-            found.append(nothing(made.problem))
-        yield found[-1]
+            every.append(nothing(made.problem))
+        yield every[-1]
 
 
 class _Marked:
@@ -70,7 +77,8 @@ class _Marked:
         for marks in self.marks:
             for i, (n, mask) in marks.items():
                 net.hold(n, i, net.memo.one((~mask[net.strategies[n]]).astype(float)))
-        self.net = simplify(simplify(net, CELLS, dominance=False), CELLS, dominance=cells(net) <= DENSE)
+        simplify(net, CELLS, dominance=False)
+        self.net = simplify(net, CELLS) if len(parts) > 1 and cells(net) <= DENSE else net
 
     def part(self, i: int) -> Network:
         """What is left for a part, without marks. Raises Impossible where nothing is."""

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from .base import Ready, nothing, ready
 from .branch import minimise_within
 from .excess import least_excess
 from .fitting import fit
 from .free import NODES, PROVEN, Best, Effort, minimise
 from .memory import Memory
-from .network import Impossible, Network
+from .network import Array, Impossible, Network
 from .prices import Labour, Pricing
 from .problem import Problem, Solution, evaluate, peak
-from .ready import Ready, nothing, ready
 from .trws import ROUNDING
+from .whole import bound_of
 
 Progress = Callable[[str, float, float], None]
+ALIKE = 1e-5  # gap at which choices with equal parts alike are good enough to start from
+HASTE = 8  # share of the work for them where the whole is not solved, and its own bound leaves a gap anyhow
 
 
 def solve(
     problem: Problem | Ready,
     *,
+    within: Mapping[int, Array] | None = None,
     starts: Sequence[Sequence[int]] = (),
     work: float = 1.0,
     tolerance: float = PROVEN,
@@ -34,6 +38,7 @@ def solve(
 
     Args:
         problem: Costs may be infinite to exclude strategies; bytes are never negative.
+        within: Masks of the strategies that may be taken, by node; of other nodes all may.
         starts: Choices that are tried first; the answer is never worse than the best feasible one.
         work: Scales the branch-and-bound nodes and the largest program allowed. Never a
             time: the same input gives the same answer anywhere.
@@ -47,53 +52,97 @@ def solve(
         both where work suffices, and `short` is what is proven. Where work runs out before any choice that fits is
         found, this is the status too.
     """
-    report = progress or (lambda stage, seconds, bound: None)
+    report = progress or _silent
     effort = Effort(max(1, int(NODES * work)), max(tolerance, 2 * ROUNDING), backend)
-    made = problem if isinstance(problem, Ready) else ready(problem)
+    made, masks = problem if isinstance(problem, Ready) else ready(problem), within or {}
+    known = [tuple(start) for start in starts if all(mask[start[n]] for n, mask in masks.items())]
+    if made.alike is None:
+        return _solved(made, masks, known, effort, report)[0]
+    return _released(made, masks, known, effort, report)
+
+
+def _released(
+    made: Ready, masks: Mapping[int, Array], known: Sequence[tuple[int, ...]], effort: Effort, report: Progress
+) -> Solution:
+    """Solve with equal parts alike, and go on from there with all of them free; too large a whole is only bounded."""
+    assert made.alike is not None
+    folded, small = made.alike
+    rough = replace(effort, gap=max(effort.gap, ALIKE), nodes=max(1, effort.nodes // (HASTE if made.large else 1)))
+    tied, price = _solved(small, folded.masks(masks), [], rough, _silent)
+    report("equal layers alike", tied.seconds, 0.0)
+    if np.isfinite(tied.seconds):
+        known = [folded.unfold(tied.choice), *known]
+    alike = tied.seconds if tied.status != "infeasible" else np.inf
+    if not made.large or not np.isfinite(alike):
+        return replace(_solved(made, masks, known, effort, report)[0], alike=alike)
+    best = Best(made.scoring.within, effort.gap)
+    for start in known:
+        best.offer(start)
+    same = len(price) == made.memory.rows
+    bound = bound_of(made, masks, price if same else np.zeros(made.memory.rows), best)
+    report("layers free", best.seconds, bound)
+    return replace(_solution(made.problem, best, bound), alike=alike)
+
+
+def _silent(stage: str, seconds: float, bound: float) -> None:
+    """No progress to report: what is proven of a part is not proven of the whole."""
+
+
+def _solved(
+    made: Ready, masks: Mapping[int, Array], starts: Sequence[tuple[int, ...]], effort: Effort, report: Progress
+) -> tuple[Solution, Array]:
+    """The solution of a problem as it is, and the prices of memory behind its bound."""
     fits, free = Best(made.scoring.within, effort.gap), Best(made.scoring.seconds, effort.gap)
+    price = np.zeros(made.memory.rows)
     for start in starts:
-        fits.offer(tuple(start))
-        free.offer(tuple(start))
+        fits.offer(start)
+        free.offer(start)
     try:
-        net = made.left({})
-        bound = minimise(net.priced(np.zeros(made.memory.rows)), free, effort)
+        net = made.left(masks)
+        bound = minimise(net.priced(price), free, effort)
     except Impossible:
-        return nothing(made.problem)
+        return nothing(made.problem), price
     report("memory ignored", free.seconds, bound)
     if not np.isfinite(free.seconds):
-        return nothing(made.problem)
+        return nothing(made.problem), price
     fits.offer(free.choice)
     if fits.proven(bound):
-        return _solution(made.problem, fits, bound)
-    known = [free.choice, *map(tuple, starts)]
-    bound = max(bound, _within(net.copy(), made.memory, fits, known, effort, report))
+        return _solution(made.problem, fits, bound), price
+    known = [free.choice, *starts]
+    priced, price = _within(net.copy(), made.memory, fits, known, effort, report)
+    bound = max(bound, priced)
     report("memory", fits.seconds, bound)
     if np.isfinite(fits.seconds):
-        return _solution(made.problem, fits, bound)
+        return _solution(made.problem, fits, bound), price
     report("nothing fits: least excess", np.inf, bound)
-    return _misfit(made, net, known, effort)
+    return _misfit(made, net, masks, known, effort), price
 
 
 def _within(
     net: Network, memory: Memory, best: Best, known: Sequence[tuple[int, ...]], effort: Effort, report: Progress
-) -> float:
+) -> tuple[float, Array]:
+    """Improve the best choice that fits; returns the bound, and the prices that it began with."""
+    price = np.zeros(memory.rows)
     try:
         seconds = memory.scoring.seconds
         pricing = Pricing(fit(net, memory.limit), memory, best, seconds, Labour(effort.labour), report=report)
         for choice in known:
             pricing.add(choice)
-        return minimise_within(pricing, effort)
+        bound = minimise_within(pricing, effort)
+        return bound, pricing.price if len(pricing.price) else price
     except Impossible:
-        return best.seconds
+        return best.seconds, price
 
 
-def _misfit(made: Ready, net: Network, known: Sequence[tuple[int, ...]], effort: Effort) -> Solution:
+def _misfit(
+    made: Ready, net: Network, masks: Mapping[int, Array], known: Sequence[tuple[int, ...]], effort: Effort
+) -> Solution:
     """When nothing fits: as few bytes over the limit as possible, then as few seconds."""
     least, short = least_excess(net, made.memory, known, effort)
     relaxed = ready(replace(made.problem, limit=peak(made.problem, least.choice)))
     best = Best(relaxed.scoring.within, effort.gap)
     best.offer(least.choice)
-    bound = _within(relaxed.left({}), relaxed.memory, best, [*known, least.choice], effort, lambda *_: None)
+    bound, _ = _within(relaxed.left(masks), relaxed.memory, best, [*known, least.choice], effort, _silent)
     if least.seconds == 0:
         return _solution(made.problem, best, bound)
     return misfit(made.problem, best.choice, min(bound, best.seconds), short)

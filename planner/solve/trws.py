@@ -58,15 +58,20 @@ class _Leaf:
     table: Table
     given: Array
 
+    def without(self, floor: Array) -> Array:
+        """The parent's bounds without what the leaf costs it; infinite where it has no partner in the leaf."""
+        alone = np.isinf(self.given)
+        return np.where(alone, np.inf, floor - np.where(alone, 0.0, self.given))
+
     def cells(self, floor: Array) -> Array:
         """A bound on all choices per cell of the table, from those of the parent's strategies."""
         left = _least(self.cost, self.table.row, self.table.cost.shape[0])
-        right = _least(floor - self.given, self.table.col, self.table.cost.shape[1])
+        right = _least(self.without(floor), self.table.col, self.table.cost.shape[1])
         return left[:, None] + self.table.cost + right
 
     def floor(self, floor: Array) -> Array:
         """A bound on all choices per strategy of the leaf."""
-        right = _least(floor - self.given, self.table.col, self.table.cost.shape[1])
+        right = _least(self.without(floor), self.table.col, self.table.cost.shape[1])
         return self.cost + (self.table.cost + right).min(axis=1)[self.table.row]
 
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
+from .alike import Folded, fold
 from .memory import Memory
 from .network import Array, Impossible, Network, network
 from .prices import CELLS
 from .problem import Problem, Solution
 from .scoring import Scoring
 from .simplify import simplify
+
+SMALL = 1200  # nodes of a problem that is solved as it is
+LARGE = 80_000  # nodes of one that is not solved whole: the contest's largest files are half of that
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +32,17 @@ class Ready:
     scoring: Scoring
     memory: Memory
     net: Network | None
+
+    @cached_property
+    def alike(self) -> tuple[Folded, Ready] | None:
+        """The problem with equal parts tied; None if it is small, or hardly repeats itself."""
+        folded = fold(self.problem) if len(self.problem.cost) > SMALL else None
+        return folded and (folded, ready(folded.problem))
+
+    @property
+    def large(self) -> bool:
+        """Whether the whole is too much to solve, so that equal parts stay alike."""
+        return len(self.problem.cost) > LARGE
 
     def left(self, masks: Mapping[int, Array]) -> Network:
         """A network of its own with only the strategies in `masks`, by node; shrunk.
