@@ -129,9 +129,9 @@ def _put(total: jax.Array | None, part: jax.Array, out: Loops, loop: int, at: ja
     if loop not in out:
         return part if total is None else total + part
     dim = out.index(loop)
-    if total is None:
-        total = lax.empty((*part.shape[:dim], part.shape[dim] * n, *part.shape[dim + 1 :]), part.dtype)
-    return lax.dynamic_update_slice_in_dim(total, part, at, dim)
+    shape = (*part.shape[:dim], part.shape[dim] * n, *part.shape[dim + 1 :])
+    there: jax.Array = lax.empty(shape, part.dtype) if total is None else total
+    return lax.dynamic_update_slice_in_dim(there, part, at, dim)
 
 
 def matmul_reduce_scatter(
