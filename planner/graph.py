@@ -159,13 +159,9 @@ def may_be_open(graph: Graph) -> set[Port]:
     sources: dict[tuple[int, int], Port] = {(e.target, e.operand): e.source for e in graph.edges}
     found: set[Port] = set()
     for n, node in enumerate(graph.nodes):
-        if node.role == "op" and (_sums(node.rule) or passes_open(node, n, sources, found)):
+        if node.role == "op" and (node.rule.sums() or passes_open(node, n, sources, found)):
             found.update(Port(n, r) for r in range(len(node.avals)))
     return found
-
-
-def _sums(rule: Rule) -> bool:
-    return any(rule.reduced.get(f) == "sum" for f in rule.splittable())
 
 
 def passes_open(node: Node, n: int, sources: Mapping[tuple[int, int], Port], opened: AbstractSet[Port]) -> bool:

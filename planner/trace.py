@@ -9,10 +9,12 @@ from typing import Any
 import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
+from passes.associate import associate
 from passes.dce import eliminate
 from passes.in_place import in_place
 from passes.inline import inline
 from planner.hints import Hints, Weights, hints_of
+from planner.open_sums import open_values
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,8 @@ def trace(
         traced = jax.jit(fun, **options).trace(*map(unsharded, args), **{k: unsharded(v) for k, v in kwargs.items()})
     infos, in_tree = jax.tree.flatten(traced.args_info)
     names, donated = argument_names(traced), tuple(info.donated for info in infos)
-    program = Program(eliminate(inline(traced.jaxpr)), in_tree, traced.out_tree, names, donated, hints)
+    closed = associate(eliminate(inline(traced.jaxpr)), open_values)
+    program = Program(closed, in_tree, traced.out_tree, names, donated, hints)
     return replace(program, closed=eliminate(in_place(program.closed, program.ties())))
 
 

@@ -154,30 +154,43 @@ def test_an_mlp_under_model_parallelism_sums_once_less_than_it_has_layers(layers
 
 
 def fused_attention(w, x):
-    q, k, v = jnp.einsum("ble,ethd->tblhd", x, w["qkv"])
+    return attention(*jnp.einsum("ble,ethd->tblhd", x, w["qkv"]), w)
+
+
+def split_attention(w, x):
+    return attention(*(jnp.einsum("ble,ehd->blhd", x, w[name]) for name in "qkv"), w)
+
+
+def attention(q, k, v, w):
     shares = jax.nn.softmax(jnp.einsum("blhd,bmhd->bhlm", q, k))
     return jnp.einsum("bhlm,bmhd,hde->ble", shares, v, w["o"])
 
 
-def bert(ws, x, y):
+def bert(attend, ws, x, y):
     for w in ws:
-        x = norm(x + fused_attention(w, x))
+        x = norm(x + attend(w, x))
         x = norm(x + mlp(w, x))
     return jnp.mean((x - y).astype(jnp.float32) ** 2)
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-def test_a_bert_under_model_parallelism_sums_four_times_a_layer_but_once(layers):
-    """Zheng et al. 2022 (Alpa), test_auto_sharding_bert.py: 4L - 1."""
+@pytest.mark.parametrize("attend", [fused_attention, split_attention])
+def test_a_bert_under_model_parallelism_sums_four_times_a_layer_but_once(layers, attend):
+    """Zheng et al. 2022 (Alpa), test_auto_sharding_bert.py: 4L - 1.
+
+    With q, k and v apart, their cotangents meet with that of the residual in a chain of additions.
+    """
     e, heads = 4096, 32
+    fused = attend is fused_attention
+    projections = {"qkv": (e, 3, heads, e // heads)} if fused else dict.fromkeys("qkv", (e, heads, e // heads))
     w = {
-        "qkv": half(e, 3, heads, e // heads),
+        **{name: half(*shape) for name, shape in projections.items()},
         "o": half(heads, e // heads, e),
         "up": half(e, 4 * e),
         "down": half(4 * e, e),
     }
     x = half(8, 128, e)
-    done = planned(descend(bert), [w] * layers, x, x, donate_argnums=0, in_shardings=(None, P(), P()))
+    done = planned(descend(partial(bert, attend)), [w] * layers, x, x, donate_argnums=0, in_shardings=(None, P(), P()))
     assert sums(done) == 4 * layers - 1
 
 

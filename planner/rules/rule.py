@@ -71,6 +71,10 @@ class Rule:
             f for f, size in enumerate(self.sizes) if size > 1 and f not in self.whole and self._leads(f, dims)
         )
 
+    def sums(self) -> bool:
+        """Whether results may be partial sums."""
+        return any(self.reduced.get(f) == "sum" for f in self.splittable())
+
     def _leads(self, factor: int, dims: Sequence[Factors]) -> bool:
         return all(next(f for f in dim if self.sizes[f] > 1) == factor for dim in dims if factor in dim)
 
