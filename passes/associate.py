@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
+import jax.numpy as jnp
+
 from passes import jaxpr
 
 First = Callable[[Any], AbstractSet[Any]]
@@ -62,7 +64,7 @@ def _adds(eqn: Any) -> bool:
     if jaxpr.primitive_name(eqn) not in ADDS or not jaxpr.is_plain(eqn):
         return False
     aval = eqn.outvars[0].aval
-    return aval.dtype.kind in "fcV" and all(v.aval == aval for v in eqn.invars)
+    return jnp.issubdtype(aval.dtype, jnp.inexact) and all(v.aval == aval for v in eqn.invars)
 
 
 def _reordered(

@@ -3,7 +3,8 @@
 A plan says for every equation which mesh axes split each factor of its rule, and so what one device computes and in
 which layout it wants its operands. Equations next to each other that a device can compute on its shards alone form a
 run; where values move inside of a run, it becomes a region, and the moves are what the plan priced. Everything else is
-annotated: what needs no collective, loops (their bodies have runs of their own), what needs the position of the device.
+annotated: what needs no collective, loops (their bodies have runs of their own), what needs the position of the device
+and is no lookup.
 
 State that a body updates in place, such as a KV cache, lies in it as it does outside. A TPU compiler would rather have
 it as the update or its readers like it, and copy all of it before and after the loop.
@@ -15,12 +16,14 @@ from itertools import pairwise
 from math import prod
 from typing import Any
 
+from jax.numpy import issubdtype, number
 from jax.sharding import Mesh
 
 from passes import jaxpr
 from passes.collective_matmul import Site, on_shards
 from passes.jaxpr import Path
 from passes.layout import compact, laid_out
+from passes.lookup import Rows, lookup
 from passes.region import Local, Region
 from passes.way import Shard, nearest, steps
 from planner.cost.torus import torus_spans
@@ -57,14 +60,24 @@ def local_of(eqn: Any, operation: Operation, mesh: Mapping[str, int]) -> Local |
     rule = rule_for(name, *shapes, eqn.params)
     if rule is None or len(rule.sizes) != len(operation.splits) or not jaxpr.is_plain(eqn):
         return None
-    if any(operation.splits[f] for f in rule.positional):
+    rows = _rows(eqn, rule, operation)
+    if any(operation.splits[f] for f in rule.positional) and not rows:
         return None
     ways = {f: prod(mesh[axis] for axis in axes) for f, axes in enumerate(operation.splits) if axes}
     whole = {k: None if k in LAYOUTS else v for k, v in eqn.params.items()}
     params = None if name in IDENTITIES else local_params(rule, whole, ways)
     operands = tuple(_operand(rule, operation, i, v) for i, v in enumerate(eqn.invars))
     results = tuple(_results(rule, operation, r) for r in range(len(eqn.outvars)))
-    return Local(operands, results, params)
+    return Local(operands, results, params, lookup(eqn, params, rows) if rows and params is not None else None)
+
+
+def _rows(eqn: Any, rule: Rule, operation: Operation) -> Rows:
+    """The split dims in which a gather looks up rows; nothing else knows what to do with its position."""
+    aval = eqn.outvars[0].aval
+    if jaxpr.primitive_name(eqn) != "gather" or not issubdtype(aval.dtype, number):
+        return {}
+    split = {d: operation.splits[f] for d, dim in enumerate(rule.operands[0]) for f in dim if f in rule.positional}
+    return {d: (axes, eqn.invars[0].aval.shape[d]) for d, axes in split.items() if axes}
 
 
 def ring_of(path: Path, eqn: Any, operation: Operation, site: Site) -> Local | None:
