@@ -4,13 +4,13 @@ A plan says for every equation which mesh axes split each factor of its rule, an
 which layout it wants its operands. Equations next to each other that a device can compute on its shards alone form a
 run; where values move inside of a run, it becomes a region, and the moves are what the plan priced. Everything else is
 annotated: what needs no collective, loops (their bodies have runs of their own), what needs the position of the device
-and is no lookup.
+and is not `PLACED`.
 
 State that a body updates in place, such as a KV cache, lies in it as it does outside. A TPU compiler would rather have
 it as the update or its readers like it, and copy all of it before and after the loop.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from math import prod
@@ -23,7 +23,8 @@ from passes import jaxpr
 from passes.collective_matmul import Site, on_shards
 from passes.jaxpr import Path
 from passes.layout import compact, laid_out
-from passes.lookup import Rows, lookup
+from passes.lookup import lookup
+from passes.ragged import ragged
 from passes.region import Local, Region
 from passes.way import Shard, nearest, steps
 from planner.cost.torus import torus_spans
@@ -60,24 +61,39 @@ def local_of(eqn: Any, operation: Operation, mesh: Mapping[str, int]) -> Local |
     rule = rule_for(name, *shapes, eqn.params)
     if rule is None or len(rule.sizes) != len(operation.splits) or not jaxpr.is_plain(eqn):
         return None
-    rows = _rows(eqn, rule, operation)
-    if any(operation.splits[f] for f in rule.positional) and not rows:
-        return None
     ways = {f: prod(mesh[axis] for axis in axes) for f, axes in enumerate(operation.splits) if axes}
     whole = {k: None if k in LAYOUTS else v for k, v in eqn.params.items()}
     params = None if name in IDENTITIES else local_params(rule, whole, ways)
     operands = tuple(_operand(rule, operation, i, v) for i, v in enumerate(eqn.invars))
     results = tuple(_results(rule, operation, r) for r in range(len(eqn.outvars)))
-    return Local(operands, results, params, lookup(eqn, params, rows) if rows and params is not None else None)
+    if not any(operation.splits[f] for f in rule.positional):
+        return Local(operands, results, params)
+    placed = PLACED[name](eqn, rule, operation, params, ways) if name in PLACED else None
+    return None if placed is None else Local(operands, results, params, placed)
 
 
-def _rows(eqn: Any, rule: Rule, operation: Operation) -> Rows:
-    """The split dims in which a gather looks up rows; nothing else knows what to do with its position."""
-    aval = eqn.outvars[0].aval
-    if jaxpr.primitive_name(eqn) != "gather" or not issubdtype(aval.dtype, number):
-        return {}
+def _lookup(
+    eqn: Any, rule: Rule, operation: Operation, params: Any, ways: Mapping[int, int]
+) -> Callable[..., Any] | None:
+    """A lookup in a table some of whose rows a device has; rows that are no numbers do not add up."""
+    if not issubdtype(eqn.outvars[0].aval.dtype, number):
+        return None
     split = {d: operation.splits[f] for d, dim in enumerate(rule.operands[0]) for f in dim if f in rule.positional}
-    return {d: (axes, eqn.invars[0].aval.shape[d]) for d, axes in split.items() if axes}
+    return lookup(eqn, params, {d: (axes, eqn.invars[0].aval.shape[d]) for d, axes in split.items() if axes})
+
+
+def _ragged(eqn: Any, rule: Rule, operation: Operation, params: Any, ways: Mapping[int, int]) -> Callable[..., Any]:
+    """A ragged dot of some rows or groups. The groups are the one factor that the left side does not have."""
+    left = {f for dim in rule.operands[0] for f in dim}
+    group = next((f for f in rule.positional if f not in left), None)
+    rows = next((operation.splits[f] for f in rule.positional if f in left), ())
+    if group is None:
+        return ragged(eqn, params, rows, (), 1)
+    return ragged(eqn, params, rows, operation.splits[group], rule.sizes[group] // ways.get(group, 1))
+
+
+PLACED = {"gather": _lookup, "ragged_dot_general": _ragged}
+"""What a device that knows its position does, by primitive."""
 
 
 def ring_of(path: Path, eqn: Any, operation: Operation, site: Site) -> Local | None:

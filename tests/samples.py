@@ -160,6 +160,7 @@ DOT = [
     Sample("gradients", grad(lambda x, w: x @ w, (0, 1)), (X, floats(16, 8))),
     Sample("batched gradients", grad(lambda x, w: x @ w, (0, 1)), (floats(4, 8, 8), floats(4, 8, 4))),
     Sample("ragged", lax.ragged_dot, (X, floats(2, 16, 8), np.array([3, 5], np.int32))),
+    Sample("ragged of four", lax.ragged_dot, (X, floats(4, 16, 8), np.array([3, 0, 1, 4], np.int32))),
     Sample("ragged gradients", grad(lax.ragged_dot, (0, 1)), (X, floats(2, 16, 8), np.array([3, 5], np.int32))),
     Sample("ragged contraction", ragged(RAGGED((((0,), (0,)), ((), ())), (0,), ())), (X, floats(8, 4), SIZES)),
     Sample("ragged batch", ragged(RAGGED((((2,), (1,)), ((0,), (0,))), (0,), ())), (CUBE, floats(8, 8, 4), SIZES)),

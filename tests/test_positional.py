@@ -59,7 +59,24 @@ def update(equation: Equation, params: Any, rule: Rule, factor: int, place: Any,
     return jnp.where((start >= 0) & (start < table.shape[d]), out, table)
 
 
-TOLD = {"iota": iota, "gather": lookup, "dynamic_update_slice": update} | {
+def grouped(equation: Equation, params: Any, rule: Rule, factor: int, place: Any, *operands: Any) -> Any:
+    """Each row knows its group: those of other devices, of rows or of groups, are zero on one side."""
+    lhs, rhs, sizes = operands
+    n, left = params["ragged_dot_dimension_numbers"], factor in {f for dim in rule.operands[0] for f in dim}
+    d = n.lhs_ragged_dimensions[0]
+    ends = jnp.cumsum(sizes)
+    if left:
+        below = [jnp.clip(x - place * lhs.shape[d], 0, lhs.shape[d]) for x in (ends, ends - sizes)]
+        return equation.bind(lhs, rhs, below[0] - below[1], **params)
+    whole = rhs if not n.rhs_group_dimensions else lax.all_gather(rhs, "y", axis=n.rhs_group_dimensions[0], tiled=True)
+    out, many = equation.bind(lhs, whole, sizes, **params), len(sizes) // 4
+    if not n.rhs_group_dimensions:
+        return lax.dynamic_slice_in_dim(out, place * many, many)
+    group = jnp.searchsorted(ends, jnp.arange(lhs.shape[d]), side="right") // many
+    return jnp.where(jnp.expand_dims(group == place, range(1, out.ndim)), out, 0)
+
+
+TOLD = {"iota": iota, "gather": lookup, "dynamic_update_slice": update, "ragged_dot_general": grouped} | {
     name: scatter for name in ("scatter", "scatter-add", "scatter-mul", "scatter-max", "scatter-min")
 }
 
@@ -93,7 +110,7 @@ def claims(equation: Equation) -> Claims:
 
 SOME = """iota; one_hot; embedding; embedding gradient; columns; two indices; take_along_axis;
     cross entropy; vmap of a lookup; vmap of a gradient; vmap over tables; at set; at add; at add columns; at mul;
-    at max; at min; cache update"""
+    at max; at min; cache update; ragged; ragged gradients; ragged contraction; ragged of four"""
 
 
 @pytest.mark.parametrize("name", [name.strip() for name in SOME.split(";")])

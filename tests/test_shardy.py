@@ -95,7 +95,7 @@ DIFFERENCES = {
     "optimization_barrier": "has no rule of theirs",
     "ormqr": "ours knows that the other dim of the matrix is free",
     "pad": "a pad that shifts needs its neighbour's rows: whole for us",
-    "ragged_dot_general": "rows are whole for us, because which group a row meets depends on those before it",
+    "ragged_dot_general": "ours splits rows and groups: a device that knows its place knows where they begin",
     "random_bits": "lowered to a loop over rounds; ours knows that counters are independent",
     "random_fold_in": "as random_bits",
     "random_gamma": "as random_bits",

@@ -58,28 +58,34 @@ def scaled_dot(in_shapes: Shapes, out_shapes: Shapes, dimension_numbers: tuple[P
 
 @register("ragged_dot_general")
 def ragged_dot_general(in_shapes: Shapes, out_shapes: Shapes, ragged_dot_dimension_numbers: Any, **_: Any) -> Rule:
-    """Rows in groups, each group with a matrix of its own: the ragged dim and the groups are whole.
+    """Rows in groups, each group with a matrix of its own. All groups are taken to have equally many rows.
 
-    Which group a row meets depends on all rows before it, and each row meets one matrix only.
+    A device with some of the rows takes of each group what lies in them; one with some of the groups takes their rows
+    and leaves the others to those who have theirs. Both must know where groups begin, so the sizes are whole. Where
+    there are sizes for each of a batch, or the groups are of a batch dim, rows and groups are whole.
     """
     n = ragged_dot_dimension_numbers
     (lhs_c, rhs_c), (lhs_b, rhs_b) = n.dot_dimension_numbers
     lhs = _row("l", len(in_shapes[0]), lhs_c, lhs_b)
     rhs = _row("r", len(in_shapes[1]), rhs_c, rhs_b)
-    group = Whole("group")
-    named = {lhs[d]: Whole("ragged", d) for d in n.lhs_ragged_dimensions}
+    ragged = [lhs[d] for d in n.lhs_ragged_dimensions]
+    splits = len(in_shapes[2]) == len(ragged) == 1 and ragged[0][0] != "b"
+    group: Any = ("group",) if splits else Whole("group")
+    named = {} if splits else {la: Whole("ragged", d) for d, la in zip(n.lhs_ragged_dimensions, ragged)}
     named |= {rhs[d]: group for d in n.rhs_group_dimensions}
     result = [*(lhs[d] for d in lhs_b), *_free(lhs), *(la for la in _free(rhs) if named.get(la) != group)]
-    summed = any(lhs[d][0] == "c" for d in n.lhs_ragged_dimensions)  # each group of summands has a result of its own
+    summed = any(la[0] == "c" for la in ragged)  # each group of summands has a result of its own
     result = [group, *result] if summed else result
-    sizes = [*(Whole("sizes", d) for d in range(len(in_shapes[2]) - 1)), group]
+    sizes = [Whole("sizes", d) for d in range(len(in_shapes[2]))]
     lhs, rhs, result = ([named.get(la, la) for la in row] for row in (lhs, rhs, result))
+    reduced: dict[Any, str] = {("c", i): "sum" for i in range(len(lhs_c))}
     return labelled(
-        [lhs, rhs, sizes],
+        [lhs, rhs, sizes if splits else [*sizes[:-1], group]],
         [result],
         in_shapes,
         out_shapes,
-        reduced={("c", i): "sum" for i in range(len(lhs_c))},
-        work=2.0 * prod(in_shapes[0][d] for d in n.lhs_ragged_dimensions),
+        reduced=reduced | ({group: "sum"} if splits and not summed else {}),
+        positional=[*ragged, group] if splits else (),
+        work=2.0 / in_shapes[2][0] if splits else 2.0 * prod(in_shapes[0][d] for d in n.lhs_ragged_dimensions),
         linear=((0,), (1,)),
     )
