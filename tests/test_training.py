@@ -229,6 +229,60 @@ def test_memory_decides_between_data_parallel_and_fully_sharded():
     assert all(done.arguments[4].spec == (("x",), ()) for done in (much, little))
 
 
+def adam(rows, **options):
+    """One AdamW step of an MLP of 4096 by 16384 and back."""
+    optimiser, params = optax.adamw(1e-3), {"up": half(4096, 16384), "down": half(16384, 4096)}
+
+    def fun(params, state, x):
+        def cost(p):
+            return jnp.mean((jnp.tanh(x @ p["up"]) @ p["down"]).astype(jnp.float32) ** 2)
+
+        grads = jax.grad(cost)(params)
+        updates, state = optimiser.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    args = params, jax.eval_shape(optimiser.init, params), half(rows, 4096)
+    done = planned(fun, *args, donate_argnums=(0, 1), **options)
+    specs = [v.spec for v in done.arguments]
+    return done, specs[:2], [spec for spec in specs[2:-1] if spec], specs[-1]
+
+
+WEIGHT = 2 * 4096 * 16384
+
+
+def test_a_large_batch_trains_fully_sharded_and_a_small_one_tensor_parallel():
+    """Rajbhandari et al. 2020 and Shoeybi et al. 2019: what moves is all weights, or all activations."""
+    done, weights, moments, batch = adam(1 << 16)
+    assert batch == (("x",), ())
+    assert all(parts(spec) == 8 for spec in (*weights, *moments)) and len(moments) == 4
+    assert Counter((c.kind, c.nbytes) for c in done.collectives) == {
+        ("all_gather", WEIGHT): 2,
+        ("reduce_scatter", WEIGHT): 2,
+    }
+    done, weights, moments, batch = adam(64)
+    assert batch == ((), ())
+    assert all(parts(spec) == 8 for spec in (*weights, *moments))
+    assert done.collectives and all(c.nbytes == 64 * 4096 * 2 for c in done.collectives)
+
+
+def test_moments_are_split_finer_than_weights_that_are_to_be_whole():
+    """Rajbhandari et al. 2020, the first stage: gradients are scattered, new weights gathered."""
+    done, weights, moments, batch = adam(1 << 16, in_shardings=(P(), None, None))
+    assert batch == (("x",), ())
+    assert [parts(spec) for spec in weights] == [1, 1] and [parts(spec) for spec in moments] == [8] * 4
+    assert Counter(c.kind for c in done.collectives) == {"reduce_scatter": 2, "all_gather": 2}
+
+
+def test_weights_are_gathered_again_when_memory_is_tight():
+    """Rajbhandari et al. 2020, the third stage: a gathered weight is kept for the backward pass while there is room."""
+    x = half(1 << 14, 4096)
+    step = partial(planned, descend(chain), [half(4096, 4096)] * 4, x, x, donate_argnums=0)
+    much = step()
+    little = step(memory_limit=0.85 * much.peak_bytes)
+    assert Counter(c.kind for c in much.collectives) == {"reduce_scatter": 4, "all_gather": 4}
+    assert Counter(c.kind for c in little.collectives) == {"reduce_scatter": 4, "all_gather": 6}
+
+
 def test_a_planned_function_under_grad_vmap_and_jit():
     def fun(w, x):
         return jnp.tanh(x @ w["up"][0]) @ w["down"][0]
