@@ -87,7 +87,13 @@ def assert_close(plain: Any, planned: Any, what: str, rtol: float, atol: float |
     structures = jax.tree.structure(plain), jax.tree.structure(planned)
     assert structures[0] == structures[1], f"{what}: plain is {structures[0]}, planned {structures[1]}"
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(plain), jax.tree.leaves(planned)):
-        _assert_leaf(np.asarray(a), np.asarray(b), what + jax.tree_util.keystr(path), rtol, atol)
+        _assert_leaf(_numbers(a), _numbers(b), what + jax.tree_util.keystr(path), rtol, atol)
+
+
+def _numbers(x: Any) -> np.ndarray:
+    """A leaf in numpy; of typed random keys the words that they are made of."""
+    is_key = isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(x) if is_key else x)
 
 
 def _assert_leaf(plain: np.ndarray, planned: np.ndarray, what: str, rtol: float, atol: float | None) -> None:

@@ -203,9 +203,7 @@ def row(step: Step, compiling: bool) -> Iterator[str]:
 def main(
     only: Annotated[str, typer.Option(help="Words that the names of steps must have.")] = "",
     layers: Annotated[int, typer.Option(help="Layers of each model; 0 for all.")] = 0,
-    compiling: Annotated[
-        bool, typer.Option("--compile/--predict", help="Compiling takes long.")
-    ] = True,
+    compiling: Annotated[bool, typer.Option("--compile/--predict", help="Compiling takes long.")] = True,
 ) -> None:
     """Prints a line for each step."""
     columns = ("ours", "tunix, rest planned", "ours, compiled", "tunix, rest planned, compiled", "tunix, compiled")
