@@ -61,6 +61,8 @@ def local_of(eqn: Any, operation: Operation, mesh: Mapping[str, int]) -> Local |
     rule = rule_for(name, *shapes, eqn.params)
     if rule is None or len(rule.sizes) != len(operation.splits) or not jaxpr.is_plain(eqn):
         return None
+    if any(hasattr(v, "val") and any(_dims(rule.operands[i], operation)) for i, v in enumerate(eqn.invars)):
+        return None  # an array written into the program is whole
     ways = {f: prod(mesh[axis] for axis in axes) for f, axes in enumerate(operation.splits) if axes}
     whole = {k: None if k in LAYOUTS else v for k, v in eqn.params.items()}
     params = None if name in IDENTITIES else local_params(rule, whole, ways)

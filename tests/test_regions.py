@@ -23,6 +23,7 @@ from planner.realise import Realised
 from planner.regions import kept, local_of, regions_of
 from planner.trace import trace
 
+SQUARE = np.random.default_rng(1).normal(size=(16, 16)).astype(np.float32) / 4
 SPLIT = ((PartitionSpec(None, "y"), PartitionSpec("y"), None), PartitionSpec())
 
 
@@ -77,6 +78,12 @@ def test_what_needs_the_position_of_the_device_ends_a_run():
     }
     assert (iota in covered) == (not any(split))
     close(Realised(plan, program, MESH)(X, W), fun(X, W))
+
+
+def test_a_planned_function_inside_of_another():
+    """The inner one's closed-over matrix is written into the outer program, whole."""
+    inner = planner.autoshard(lambda x: jnp.tanh(x @ SQUARE), mesh=MESH, machine=testing.EAGER)
+    testing.assert_equivalent(lambda x: inner(x) @ SQUARE + inner(x * 2), X, mesh=MESH, machine=testing.EAGER)
 
 
 @pytest.mark.parametrize("commanded", [True, False])
