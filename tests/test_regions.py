@@ -83,7 +83,7 @@ def test_what_needs_the_position_of_the_device_ends_a_run():
 def test_a_planned_function_inside_of_another():
     """The inner one's closed-over matrix is written into the outer program, whole."""
     inner = planner.autoshard(lambda x: jnp.tanh(x @ SQUARE), mesh=MESH, machine=testing.EAGER)
-    testing.assert_equivalent(lambda x: inner(x) @ SQUARE + inner(x * 2), X, mesh=MESH, machine=testing.EAGER)
+    testing.assert_equivalent(lambda x: inner(x) @ SQUARE + inner(x * 2), SQUARE, mesh=MESH, machine=testing.EAGER)
 
 
 @pytest.mark.parametrize("commanded", [True, False])
