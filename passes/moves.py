@@ -1,9 +1,10 @@
 """Steps from one layout of a value to another (`passes.way`), run by a device on its shard inside of a `shard_map`.
 
-Three things are written as TPU compilers keep them (libtpu 0.0.42): a gather or a scatter over three torus axes becomes
-an all_reduce of twice the bytes, so it goes over two and then over one; a scatter whose shards do not fill whole tiles
-becomes an all_reduce and a slice, so short leading dims borrow rows from the others; and so does one along a dim that
-happens to lie minor-most in memory, so the scattered dim is laid out major-most.
+Three things are written as TPU compilers keep them (libtpu 0.0.42): a gather over three torus axes, or a scatter over
+all of a square or a cube, becomes an all_reduce of twice the bytes, so it goes over some, then over the others; a
+scatter whose shards do not fill whole tiles becomes an all_reduce and a slice, so short leading dims borrow rows from
+the others; and so does one along a dim that happens to lie minor-most in memory, so the scattered dim is laid out
+major-most.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -93,12 +93,12 @@ def nearest(have: Iterable[Shard], want: Shard) -> Shard:
     return next(free, possible[0])
 
 
-def in_planes(axes: Axes, torus: Sizes) -> list[Axes]:
-    """Mesh axes in groups, none of which walks more than two torus axes unless one alone does."""
+def in_planes(axes: Axes, torus: Sizes, most: int = PLANE) -> list[Axes]:
+    """Mesh axes in groups, none of which walks more than `most` torus axes unless one alone does."""
     found: list[Axes] = [()]
     for axis in axes:
         walked = sum(torus.get(a, 0) for a in (*found[-1], axis))
-        found[-1:] = [found[-1], (axis,)] if found[-1] and walked > PLANE else [(*found[-1], axis)]
+        found[-1:] = [found[-1], (axis,)] if found[-1] and walked > most else [(*found[-1], axis)]
     return found
 
 
@@ -174,8 +174,13 @@ class _Way:
         dim.digits.extend(axis for axis in fresh if axis not in dim.digits)
         dim.whole.difference_update(fresh)
         for run in dim.runs(fresh):
-            parts = in_planes(run, self.torus) if kind == "reduce_scatter" else [run]
+            parts = in_planes(run, self.torus, self.scattered) if kind == "reduce_scatter" else [run]
             yield from (Step(kind, part, d, behind=dim.before(run[0]), **options) for part in parts)
+
+    @property
+    def scattered(self) -> int:
+        """Torus axes of one reduce_scatter: over all of a square or a cube it becomes an all_reduce."""
+        return max(1, min(PLANE, sum(self.torus.values()) - 1))
 
     def slices(self, early: bool) -> Iterator[Step]:
         used = {axis for dim in self.now for axis in dim.split} | self.opened

@@ -16,7 +16,16 @@ from planner.rules.rule import Rule
 from planner.sharding import MeshShape, names_of
 from planner.solve import problem as integer
 from planner.strategy import NO_RING, Strategies, enumerate_strategies, given_strategy
-from planner.work import compute_dtype, held_bytes, is_matmul, local_flops, moved_bytes, operand_avals, travelling_bytes
+from planner.work import (
+    compute_dtype,
+    flying_bytes,
+    held_bytes,
+    is_matmul,
+    local_flops,
+    moved_bytes,
+    operand_avals,
+    travelling_bytes,
+)
 
 Array = np.ndarray
 FREE_TO_CUT = ("value", "copy")
@@ -82,7 +91,7 @@ def priced(
     strategies, work = tuple(s for s, _ in kept), tuple(seconds for _, seconds in kept)
     tables = _Tables(mesh, model)
     links = tuple(tables.link(graph.aval(e.source), strategies, e) for e in graph.edges)
-    usage = _usages(graph, strategies, held.stored, chip)
+    usage = _usages(graph, strategies, held, chip)
     cost = _with_storage(work, usage, chip)
     edges = _edges(graph, links, held, chip, mesh, model)
     return Formulation(graph, mesh, strategies, links, integer.Problem(cost, edges, usage, held.live, limit))
@@ -204,12 +213,21 @@ class _Use:
         return (link.seconds + slicing) * self.trips, self.copy(link, sliced, chip, mesh)
 
     def copy(self, link: LinkTable, sliced: Array, chip: Chip, mesh: MeshShape) -> Array | None:
-        """The bytes of the copy that a reshard makes."""
-        moves = (np.bitwise_or.reduce([link.steps.masks[s] for s in STEPS]) > 0) | sliced
+        """The bytes of the copy that a reshard makes.
+
+        What a collective brings to a donated argument lies beside it before it is copied over: compilers let no
+        collective write into an argument.
+        """
+        brought = np.bitwise_or.reduce([link.steps.masks[s] for s in STEPS]) > 0
+        moves = brought | sliced
         apart = (link.sources[:, None] != link.targets[None]).any(-1) | self.copied
         if self.role == "value" or self.handed or self.copied:
             moves = moves if self.role == "value" and not self.handed else apart
-            return np.where(moves, held_bytes(self.aval, link.sources, chip, mesh, self.role)[:, None], 0.0)
+            landed = np.where(brought, held_bytes(self.aval, link.targets, chip, mesh, self.role)[None, :], 0.0)
+            own = np.where(moves, held_bytes(self.aval, link.sources, chip, mesh, self.role)[:, None], 0.0)
+            return own + landed if self.role == "input" else own
+        if self.role == "input":
+            return np.where(brought, held_bytes(self.aval, link.targets, chip, mesh, self.role)[None, :], 0.0)
         if self.role in ("op", "slice", "stack", *MOVED):
             return np.where(moves, held_bytes(self.aval, link.targets, chip, mesh, self.role)[None, :], 0.0)
         return None
@@ -293,21 +311,23 @@ def _worthwhile(s: Strategies, worth: float, seconds: Array, apart: Array) -> tu
     return (s, seconds) if keep.all() else (s.keep(keep), seconds[keep])
 
 
-def _usages(graph: Graph, strategies: Sequence[Strategies], stored: frozenset[Port], chip: Chip) -> tuple[Array, ...]:
-    """Bytes that each node's results hold; an open sum with a place of its own is held there."""
+def _usages(graph: Graph, strategies: Sequence[Strategies], held: Buffers, chip: Chip) -> tuple[Array, ...]:
+    """Bytes that each node's results hold, and a ring's chunks; an open sum with a place of its own is held there."""
     placed = {e.source for e in graph.edges if graph.nodes[e.target].role == "value"}
+    operands = operand_avals(graph, held.stored, held.widened, held.cut)
     known: dict[object, Array] = {}
 
-    def held(n: int, node: Node, s: Strategies) -> Array:
-        results = () if node.role in MOVED else tuple(r for r in range(len(node.avals)) if Port(n, r) in stored)
+    def usage(n: int, node: Node, s: Strategies) -> Array:
+        results = () if node.role in MOVED else tuple(r for r in range(len(node.avals)) if Port(n, r) in held.stored)
         results = tuple(r for r in results if Port(n, r) not in placed)
-        key = (id(s), node.role, results, node.avals)
+        ringed = node.name == RINGED and node.role == "op"
+        key = (id(s), node.role, results, node.avals, tuple(sorted(operands[n].items())) if ringed else ())
         if key not in known:
             bytes_of = (held_bytes(node.avals[r], s.result(r), chip, s.mesh, node.role) for r in results)
-            known[key] = sum(bytes_of, np.zeros(len(s)))
+            known[key] = sum(bytes_of, flying_bytes(node, operands[n], s) if ringed else np.zeros(len(s)))
         return known[key]
 
-    return tuple(held(n, node, s) for n, (node, s) in enumerate(zip(graph.nodes, strategies)))
+    return tuple(usage(n, node, s) for n, (node, s) in enumerate(zip(graph.nodes, strategies)))
 
 
 def _with_storage(work: Sequence[Array], usage: Sequence[Array], chip: Chip) -> tuple[Array, ...]:

@@ -125,13 +125,13 @@ def _held(graph: Graph, stored: frozenset[Port], shared: Handovers) -> Iterator[
 def _copies(graph: Graph, reads: Reads, stored: frozenset[Port], shared: Handovers) -> Iterator[Interval]:
     for i, edge in enumerate(graph.edges):
         start, stop = shared.edges.get(i) or shared.copied.get(i) or _copy(graph, edge, reads, stored)
-        yield start, stop, len(graph.nodes) + i
+        yield start, end_of(graph) if graph.nodes[edge.target].role == "input" else stop, len(graph.nodes) + i
 
 
 def _copy(graph: Graph, edge: Edge, reads: Reads, stored: frozenset[Port]) -> tuple[int, int]:
     """When there is the copy that a reshard makes: as long as the place it fills; into a loop, to the loop's end."""
     target, made = graph.nodes[edge.target], graph.nodes[edge.source.node].time
-    if target.role == "stack":
+    if target.role in ("stack", "input"):
         return made, made
     if target.role == "output":
         return target.time, end_of(graph)

@@ -116,6 +116,17 @@ def travelling_bytes(node: Node, operands: Mapping[int, tuple[Aval, bool]], stra
     return total
 
 
+def flying_bytes(node: Node, operands: Mapping[int, tuple[Aval, bool]], strategies: Strategies) -> Array:
+    """Bytes of the chunks that a ring holds beside its operands and its result: shape [k], 0 without a ring.
+
+    Sums that travel are two, one each way. Chunks to be gathered arrive as early as they can: schedules compiled for a
+    v4 cube hold half of all.
+    """
+    steps, scattered = ring_steps(strategies), strategies.rings[:, 0] == len(node.rule.operands)
+    chunks = np.where(scattered, np.minimum(steps - 1, 2), steps // 2)
+    return travelling_bytes(node, operands, strategies) / steps * chunks
+
+
 def held_bytes(aval: Aval, layouts: Array, chip: Chip, mesh: MeshShape, role: str) -> Array:
     """Bytes of one device's buffer under each layout, padded to the chip's tiles: shape [layouts]."""
     local, packed = shard_elements(aval.shape, layouts, mesh), max(1, WORD // aval.itemsize)

@@ -27,8 +27,8 @@ class Config:
         tied: The output projection is the embedding, transposed.
         max_length: Rows of the learned position table; no other meaning.
         theta: Base of the rotary wavelengths.
-        dtype: Of weights, activations and cache. Norms, softmax and logits are float32.
-        float32_scores: Scores of attention are stored in float32 too, not in `dtype`.
+        dtype: Of weights, activations and cache. Norms and logits are float32.
+        float32_scores: Scores of attention and their softmax are float32, not `dtype`; T5X has them in `dtype`.
         scan: Layers are stacked and run under `lax.scan`; otherwise they are a tuple and unrolled.
     """
 

@@ -92,8 +92,8 @@ def _attend(config: Config, q: Array, seen: Cache, mask: Array) -> Array:
     if config.attention != "multihead":
         mask = mask[..., None, :]
     stored = jnp.float32 if config.float32_scores else q.dtype
-    scores = jnp.einsum(to_scores, q, seen["k"], preferred_element_type=stored).astype(jnp.float32)
-    shares = _softmax(scores / math.sqrt(config.d_head) + mask).astype(q.dtype)
+    scores = jnp.einsum(to_scores, q, seen["k"], preferred_element_type=stored) / math.sqrt(config.d_head)
+    shares = _softmax(scores + mask.astype(stored)).astype(q.dtype)
     return jnp.einsum(to_values, shares, seen["v"]).reshape(shape)
 
 
