@@ -49,6 +49,8 @@ def cases() -> tuple[Case, ...]:
         Case("PaLM 540B decode, batch 512", palm.decode("540b", 512), (8, 8), "tpu-v4", cache),
         Case("PaLM 540B decode, batch 64", palm.decode("540b", 64), (4, 4, 4), "tpu-v4", cache),
         Case("PaLM 540B prefill, batch 1", palm.prefill("540b", 1), (4, 4, 4), "tpu-v4"),
+        Case("PaLM 540B prefill, batch 1", palm.prefill("540b", 1), (16, 4), "tpu-v4"),
+        Case("PaLM 540B prefill, batch 1", palm.prefill("540b", 1), (8, 8), "tpu-v4"),
         Case("PaLM 540B prefill, batch 512", palm.prefill("540b", 512), (4, 4, 4), "tpu-v4"),
         Case("PaLM 540B prefill, batch 512", palm.prefill("540b", 512), (16, 4), "tpu-v4"),
         Case("PaLM 540B prefill, batch 512", palm.prefill("540b", 512), (8, 8), "tpu-v4"),
