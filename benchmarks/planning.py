@@ -1,6 +1,7 @@
 """Seconds of each planning stage and how good the answer is, at real sizes: `python -m benchmarks.planning [SET …]`.
 
-Sets: `scanned` (decode, prefill and training), `unrolled` (118 layers), `growth` (1 to 128 unrolled layers), `experts`
+Sets: `scanned` (decode, prefill and training), `unrolled` (118 layers), `growth` (1 to 128 unrolled layers, folded
+where that is done), `unfolded` (the same, never folded), `alike` (training, where equal layers may differ), `experts`
 (some 100,000 equations).
 """
 
@@ -22,6 +23,7 @@ from benchmarks.models import llama, moe, mt_nlg, palm
 from benchmarks.models.workloads import Family, Workload
 from planner.errors import DoesNotFitError
 from planner.report import seconds
+from planner.solve import base
 from planner.solve.marginals import cells, variables
 from planner.solve.simplify import DENSE, simplify
 
@@ -35,6 +37,7 @@ class Case:
     mesh: tuple[int, ...]
     machine: str
     donated: tuple[str, ...] = ()
+    folded: bool = True
 
 
 def cases() -> tuple[Case, ...]:
@@ -46,6 +49,8 @@ def cases() -> tuple[Case, ...]:
         Case("PaLM 540B decode, batch 512", palm.decode("540b", 512), (8, 8), "tpu-v4", cache),
         Case("PaLM 540B decode, batch 64", palm.decode("540b", 64), (4, 4, 4), "tpu-v4", cache),
         Case("PaLM 540B prefill, batch 1", palm.prefill("540b", 1), (4, 4, 4), "tpu-v4"),
+        Case("PaLM 540B prefill, batch 1", palm.prefill("540b", 1), (16, 4), "tpu-v4"),
+        Case("PaLM 540B prefill, batch 1", palm.prefill("540b", 1), (8, 8), "tpu-v4"),
         Case("PaLM 540B prefill, batch 512", palm.prefill("540b", 512), (4, 4, 4), "tpu-v4"),
         Case("PaLM 540B prefill, batch 512", palm.prefill("540b", 512), (16, 4), "tpu-v4"),
         Case("PaLM 540B prefill, batch 512", palm.prefill("540b", 512), (8, 8), "tpu-v4"),
@@ -71,13 +76,22 @@ def experts(layers: int) -> Case:
     return Case(f"64 experts unrolled, {layers} layers", moe.unrolled(layers), (8, 8), "tpu-v5p")
 
 
+def training(layers: int) -> Case:
+    """Llama 3 8B with so many layers, unrolled, trained."""
+    sizes = {"some": replace(llama.FAMILY.config("8b"), layers=layers)}
+    workload = Family(sizes, default="some").train("some", 64, scan=False)
+    return Case(f"Llama 3 8B training, {layers} layers unrolled", workload, (8, 8), "tpu-v5p", ("params", "opt_state"))
+
+
 SETS: dict[str, Callable[[], Iterable[Case]]] = {
     "scanned": cases,
     "growth": lambda: (unrolled(1 << i) for i in range(8)),
+    "unfolded": lambda: (replace(unrolled(1 << i), folded=False) for i in range(8)),
+    "alike": lambda: [training(32)],
     "unrolled": lambda: [unrolled(118)],
     "experts": lambda: [experts(136)],
 }
-STAGES = ("trace", "graph", "formulate", "presolve", "known layouts", "solve", "write")
+STAGES = ("trace", "graph", "formulate", "presolve", "known layouts", "solve", "order", "write")
 COLUMNS = (
     "workload",
     "mesh",
@@ -106,6 +120,7 @@ def row(case: Case) -> tuple[str, ...]:
     """A line of the table."""
     fun, args = case.workload
     mesh = AbstractMesh(case.mesh, ("x", "y", "z")[: len(case.mesh)])
+    base.SMALL = base.SMALL if case.folded else base.LARGE  # a process of its own: nothing else is planned in it
     try:
         plan = planner.make_plan(fun, *args, mesh=mesh, machine=case.machine, donate_argnames=case.donated or None)
     except DoesNotFitError as error:

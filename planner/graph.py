@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from jax.sharding import PartitionSpec
@@ -127,6 +128,11 @@ class Graph:
     notes: tuple[str, ...] = ()
     opened: frozenset[Port] = frozenset()
     loops: tuple[Loop, ...] = ()
+
+    @cached_property
+    def end(self) -> int:
+        """When the program is over."""
+        return max(node.end for node in self.nodes) + 1
 
     def aval(self, port: Port) -> Aval:
         """Aval of the value at a port."""

@@ -183,24 +183,29 @@ def _activations(graph: Graph, size: int) -> Iterator[int]:
 
 
 def _matmuls(formulation: Formulation, layout: Layout, weights: Sequence[WeightMatmul]) -> Iterator[tuple[int, Array]]:
+    """Equal matmuls share their masks."""
+    known: dict[object, tuple[Array, Array]] = {}
     for w in weights:
-        strategies = formulation.strategies[w.node]
-        jobs = (
-            _job(strategies, w.rows, layout.rows)
-            + _job(strategies, w.model, layout.model)
-            + _job(strategies, w.other, layout.other)
-        )
-        wanted = dict(jobs)
-        yield (
-            w.node,
-            np.all([strategies.jobs[:, a] == wanted.get(a, REPEAT) for a in range(strategies.jobs.shape[1])], axis=0),
-        )
-        yield w.weight, _stored(formulation, layout, w)
+        ends = (id(formulation.strategies[w.node]), id(formulation.strategies[w.weight]))
+        key = (*ends, w.operand, w.rows, w.model, w.other)
+        if key not in known:
+            known[key] = _worked(formulation.strategies[w.node], layout, w), _stored(formulation, layout, w)
+        yield w.node, known[key][0]
+        yield w.weight, known[key][1]
+
+
+def _worked(strategies: Strategies, layout: Layout, w: WeightMatmul) -> Array:
+    parts = ((w.rows, layout.rows), (w.model, layout.model), (w.other, layout.other))
+    wanted = dict(job for factors, mask in parts for job in _job(strategies, factors, mask))
+    axes = range(strategies.jobs.shape[1])
+    mask: Array = np.all([strategies.jobs[:, a] == wanted.get(a, REPEAT) for a in axes], axis=0)
+    return mask
 
 
 def _job(strategies: Strategies, factors: Sequence[int], mask: int) -> list[tuple[int, int]]:
     """Which factor each axis of a mask splits: the first ones while they divide, then the next."""
-    jobs, left = [], {f: strategies.rule.sizes[f] for f in factors if f in strategies.rule.splittable()}
+    splittable = strategies.rule.splittable()
+    jobs, left = [], {f: strategies.rule.sizes[f] for f in factors if f in splittable}
     for axis, size in enumerate(strategies.mesh.sizes):
         if mask >> axis & 1:
             factor = next((f for f in left if left[f] % size == 0), REPEAT)

@@ -44,7 +44,7 @@ def ports(n: int, node: Node) -> Sequence[Port]:
 
 def end_of(graph: Graph) -> int:
     """When the program is over."""
-    return max(node.end for node in graph.nodes) + 1
+    return graph.end
 
 
 def reads_of(graph: Graph, stored: AbstractSet[Port]) -> Reads:

@@ -31,6 +31,8 @@ Progress = Callable[[str, float, float], None]
 ROUNDS = 5
 AGAIN = 2000
 """Nodes of a program that is solved more than once."""
+LIGHT = 0.05
+"""Share of the work for that: it looks for a plan, and proves nothing."""
 SMALL = 1e-3
 """Permutes that take a smaller share of the time are let be."""
 CLOSE = 0.01
@@ -163,7 +165,7 @@ def with_orders(formulation: Formulation, solution: Solution, setting: Setting) 
         if ordered.seconds <= SMALL * seconds:
             break
         problem = with_permutes(problem, found.choice, ordered)
-        found = solve(problem, starts=[best.choice], work=setting.work, backend=setting.backend)
+        found = solve(problem, starts=[best.choice], work=LIGHT * setting.work, backend=setting.backend)
         if found.status == "infeasible":
             break
     return replace(best, bound=solution.bound)

@@ -7,6 +7,7 @@ from problems import brute, tiny
 from planner.solve import Live, Problem, evaluate, peak, spans
 from planner.solve.branch import minimise_within, split
 from planner.solve.free import Best, Effort
+from planner.solve.limited import exact_within
 from planner.solve.memory import Memory
 from planner.solve.network import network
 from planner.solve.prices import Labour, Pricing
@@ -67,3 +68,9 @@ def test_a_case_given_up_at_the_gap_keeps_its_bound(gap):
         bound = minimise_within(found, Effort(gap=gap))
         assert bound <= brute(problem)[1] * (1 + 1e-9)
         assert found.best.seconds - bound <= gap * found.best.seconds
+
+
+def test_a_program_that_nothing_fits_into_is_a_proof():
+    problem = replace(knapsack(), usage=tuple(np.array([b, 1.0]) for b in (3.0, 5.0, 7.0, 11.0, 13.0)), limit=3.0)
+    found = pricing(problem)
+    assert exact_within(found.net, found.memory, found.best, np.ones(found.memory.rows, bool), Effort()) == np.inf

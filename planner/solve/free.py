@@ -184,5 +184,5 @@ def refuted(net: Network, best: Best) -> bool:
 
 
 def lowered(value: float) -> float:
-    """A bound rounded down by what float64 sums may be off."""
-    return value - ROUNDING * abs(value)
+    """A bound rounded down by what float64 sums may be off; infinite, where there is no choice, it stays."""
+    return value - ROUNDING * abs(value) if np.isfinite(value) else value

@@ -69,15 +69,12 @@ class Network:
     def priced(self, price: Array) -> Network:
         """A copy without loads in which each byte in a row costs its price; the limit's worth comes back."""
         weight = self.weights(price)
-        unary = {n: cost + sum(weight[i] * b for i, b in self.loads[n].items()) for n, cost in self.unary.items()}
+        unary = {n: _charged(cost, weight, self.loads[n].items()) for n, cost in self.unary.items()}
         near: dict[int, dict[int, Table]] = {u: {} for u in self.near}
         for u, v, table in self.pairs():
-            ids = self.cargo.get((u, v), ())
-            if any(weight[i] for i in ids):
-                cost = table.cost + sum(weight[i] * held for i, held in zip(ids, table.held))
-                table = Table(table.row, table.col, cost)
-            elif ids:
-                table = Table(table.row, table.col, table.cost)
+            if ids := self.cargo.get((u, v), ()):
+                cost = _charged(table.cost, weight, zip(ids, table.held))
+                table = Table(table.row, table.col, cost) if cost is not table.cost else self.memo(_bare, table)
             near[u][v], near[v][u] = table, table.T
         constant = self.constant + float(self.still @ weight)
         if self.memory is not None and self.memory.rows:
@@ -193,6 +190,16 @@ class Network:
     def positions(self, whole: tuple[int, ...]) -> dict[int, int]:
         """What is left of a choice of the whole problem, as `lift` takes it; of strategies that are gone the first."""
         return {n: int(np.searchsorted(left, whole[n])) % len(left) for n, left in self.strategies.items()}
+
+
+def _charged(cost: Array, weight: Array, loads: Iterable[tuple[int, Array]]) -> Array:
+    """A cost with what bytes cost; the very same array where they cost nothing, so that what is known of it serves."""
+    prices = [weight[i] * held for i, held in loads if weight[i]]
+    return cost + sum(prices) if prices else cost
+
+
+def _bare(table: Table) -> Table:
+    return Table(table.row, table.col, table.cost)
 
 
 def _free_table(table: Table) -> Table:

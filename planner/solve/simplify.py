@@ -81,10 +81,9 @@ def _paid(unary: Array, more: Array, at: Array) -> Array:
 def settle(net: Network, n: int) -> None:
     """Bytes on the tables of a node that no longer vary are no load any more."""
     for m, table in list(net.near[n].items()):
-        ids = net.carried(n, m)
-        vary = [bool(held.min() < held.max()) for held in table.held]
-        if all(vary):
+        if all(vary := table.varies):
             continue
+        ids = net.carried(n, m)
         for i, held, still in zip(ids, table.held, vary):
             net.still[i] += 0.0 if still else held.flat[0]
         del net.cargo[min(n, m), max(n, m)]

@@ -47,10 +47,22 @@ class Table:
         return bool(self.possible.any(axis=1).all() and self.possible.any(axis=0).all())
 
     @cached_property
+    def varies(self) -> tuple[bool, ...]:
+        """Which of the loads hold more on some pairs than on others."""
+        return tuple(bool(held.min() < held.max()) for held in self.held)
+
+    @cached_property
     def functional(self) -> bool:
         """Whether each strategy of the second node leaves the first one no choice."""
         width = np.bincount(self.row, minlength=len(self.cost))
         return bool((width @ self.possible == 1).all())
+
+    @cached_property
+    def grouped(self) -> tuple[Array | None, Array]:
+        """The first node's strategies row by row (None if each has its own, in order), and where each row begins."""
+        distinct = len(self.cost) == len(self.row) and (np.diff(self.row) > 0).all()
+        order = None if distinct else np.argsort(self.row, kind="stable")
+        return order, np.searchsorted(self.row if order is None else self.row[order], np.arange(len(self.cost)))
 
     @cached_property
     def most(self) -> Array:
@@ -84,7 +96,7 @@ def parts(a: Array, width: int) -> list[Array]:
 
 def take(table: Table, kept: Array) -> Table:
     """The table when the first node keeps only the strategies of a mask."""
-    used, row = np.unique(table.row[kept], return_inverse=True)
+    used, row = _renumbered(table.row[kept], len(table.cost))
     if len(used) == len(table.cost):
         return Table(row, table.col, table.cost, table.held)
     return Table(row, table.col, table.cost[used], tuple(held[used] for held in table.held))
@@ -92,8 +104,15 @@ def take(table: Table, kept: Array) -> Table:
 
 def through(table: Table, image: Array) -> Table:
     """The table of the node whose strategy t stands for strategy `image[t]` of the first one."""
-    used, row = np.unique(table.row[image], return_inverse=True)
+    used, row = _renumbered(table.row[image], len(table.cost))
     return Table(row, table.col, table.cost[used], tuple(held[used] for held in table.held))
+
+
+def _renumbered(row: Array, rows: int) -> tuple[Array, Array]:
+    """The rows in use, ascending, and where in them each of `row` is."""
+    used = np.zeros(rows, bool)
+    used[row] = True
+    return np.flatnonzero(used), (used.cumsum() - 1)[row]
 
 
 def add(a: Table, b: Table) -> Table:

@@ -37,15 +37,12 @@ class _Link:
         if self.order is not None:
             spare = np.minimum.reduceat(spare[self.order], self.starts)
         total = scratch[: self.cost.size].reshape(self.cost.shape)
-        return np.add(self.cost, spare[:, None], out=total).min(axis=0)[self.index]
+        return np.minimum.reduce(np.add(self.cost, spare[:, None], out=total), axis=0)[self.index]
 
 
 def _link(there: int, here: int, table: Table) -> _Link:
     """`table` is seen from `there`."""
-    distinct = len(table.cost) == len(table.row) and (np.diff(table.row) > 0).all()
-    order = None if distinct else np.argsort(table.row, kind="stable")
-    starts = np.searchsorted(table.row if order is None else table.row[order], np.arange(len(table.cost)))
-    return _Link(there, here, np.ascontiguousarray(table.cost), table.col, order, starts)
+    return _Link(there, here, np.ascontiguousarray(table.cost), table.col, *table.grouped)
 
 
 @dataclass(frozen=True)
@@ -98,6 +95,7 @@ class Messages:
         self.links = {n: [_link(m, n, net.near[n][m].T) for m in near[n]] for n in self.order}
         cells = (link.cost.size for links in self.links.values() for link in links)
         self._scratch = np.empty(max(cells, default=0))
+        self._turns = {ahead: {n: self._turn(n, ahead) for n in self.order} for ahead in (True, False)}
         known = sent or {}
         zeros = {n: np.zeros(len(self.unary[n])) for n in self.order}
         self.sent = {(m, n): known.get((m, n), zeros[n]) for n in self.order for m in near[n]}
@@ -145,22 +143,29 @@ class Messages:
                 self.floor[n] = np.maximum(self.floor[n], before + now)
         return self.bound
 
+    def _turn(self, n: int, ahead: bool) -> tuple[list[tuple[int, int]], list[_Link | None], float]:
+        """The keys of a node's messages in order, the links to collect from (None where it gives), and its share."""
+        links = self.links[n]
+        behind = [None if (link.there > n) == ahead else link for link in links]
+        onward = behind.count(None)
+        return [(link.there, n) for link in links], behind, 1 / max(onward, len(links) - onward, 1)
+
     def _visit(self, n: int, ahead: bool, reduced: dict[int, Array]) -> float:
         """Collect from behind, share out ahead; returns the least cost that stays at the node."""
-        total = self.unary[n].copy()
+        total, sent = self.unary[n].copy(), self.sent
+        keys, behind, share = self._turns[ahead][n]
         onward = []
-        for link in self.links[n]:
-            key = (link.there, n)
-            if (link.there > n) == ahead:
+        for key, link in zip(keys, behind):
+            if link is None:
                 onward.append(key)
             else:
-                self.sent[key] = link.collect(self.sent[n, link.there], self._scratch)
-            total += self.sent[key]
-        least = float(total.min())
+                sent[key] = link.collect(sent[n, link.there], self._scratch)
+            total += sent[key]
+        least = float(np.minimum.reduce(total))
         reduced[n] = total - least
-        share = 1 / max(len(onward), len(self.links[n]) - len(onward), 1)
+        given = share * total
         for key in onward:
-            self.sent[key] = self.sent[key] - share * total
+            sent[key] = sent[key] - given
         return (1 - share * len(onward)) * least
 
     def _lowered(self, value: float) -> float:
