@@ -19,6 +19,7 @@ from jax import lax
 from jax.extend.source_info_util import user_context
 
 from passes import jaxpr
+from passes.scan import counts
 
 
 @dataclass(frozen=True)
@@ -57,16 +58,15 @@ def in_place(closed: Any, kept: Mapping[int, int]) -> Any:
 
 def _states(eqn: Any) -> list[_State]:
     body = eqn.params["jaxpr"].jaxpr
-    first, carries = eqn.params["num_consts"] + eqn.params["num_carry"], eqn.params["num_carry"]
-    slices = {v: k for k, v in enumerate(body.invars) if k >= first}
+    consts, carries = counts(eqn)
+    slices = {v: k for k, v in enumerate(body.invars) if k >= consts + carries}
     updates = {e.outvars[0]: e for e in body.eqns if jaxpr.primitive_name(e) == "dynamic_update_slice"}
     found = [(updates[v], j) for j, v in enumerate(body.outvars) if j >= carries and v in updates]
     return [_State(slices[e.invars[0]], j, e) for e, j in found if e.invars[0] in slices]
 
 
 def _carrying(eqn: Any, states: Sequence[_State]) -> Callable:
-    params = eqn.params
-    consts, carries = params["num_consts"], params["num_carry"]
+    params, (consts, carries) = eqn.params, counts(eqn)
     taken, given = [s.taken for s in states], [s.given for s in states]
     step = _writing(params["jaxpr"], states)
 

@@ -102,6 +102,8 @@ def all_gather_matmul(
     *terms, out = loops(dimension_numbers, lhs.ndim, rhs.ndim)
     loop, operands = terms[operand][gather_dim], [lhs, rhs]
     size, n, me = operands[operand].shape[gather_dim], lax.axis_size(axis_name), lax.axis_index(axis_name)
+    if n == 1:
+        return dot(lhs, rhs)
     dtype, total = dot.dtype if loop in out else dot.sum_dtype, None
     for device, chunk in _from_both_sides(operands[operand], me, n, axis_name):
         at = device % n * size
@@ -169,6 +171,8 @@ def matmul_reduce_scatter(
     *terms, out = loops(dimension_numbers, lhs.ndim, rhs.ndim)
     loop, n, me = out[scatter_dim], lax.axis_size(axis_name), lax.axis_index(axis_name)
     (whole, *_) = [x.shape[term.index(loop)] for x, term in zip((lhs, rhs), terms) if loop in term]
+    if n == 1:
+        return dot(lhs, rhs)
     if whole % n:
         raise ValueError(f"cannot scatter dim {scatter_dim} of size {whole} over {n} devices of axis {axis_name!r}")
 

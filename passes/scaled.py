@@ -22,6 +22,7 @@ from jax import Array, lax
 from jax.extend.source_info_util import current_name_stack, user_context
 
 from passes.jaxpr import bind, primitive_name
+from passes.scan import counts
 
 
 @jax.tree_util.register_dataclass
@@ -171,7 +172,7 @@ def _remat(walk: Walk, eqn: Any, operands: Sequence[Any]) -> list[Array]:
 
 
 def _scan(walk: Walk, eqn: Any, operands: Sequence[Any]) -> list[Array]:
-    held, carried = eqn.params["num_consts"], eqn.params["num_carry"]
+    held, carried = counts(eqn)
     one, first = _fun(walk, eqn.params["jaxpr"]), held + carried
     options = {name: eqn.params[name] for name in ("length", "reverse", "unroll")}
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from passes.jaxpr import Path, subjaxprs
+from passes.scan import counts
 from planner.effort import flops
 from planner.graph import Body, Loop, Port, stacked
 from planner.source import source_line, where
@@ -27,7 +28,7 @@ Border = dict[str, Any]
 def scan(build: "Build", eqn: Any, operands: Ports, path: Path, trips: float) -> Ports:
     """A scan: constants, carries, scanned inputs seen as one step's slice, outputs stacked."""
     (key, body), length = subjaxprs(eqn)[0], eqn.params["length"]
-    consts, carries = eqn.params["num_consts"], eqn.params["num_carry"]
+    consts, carries = counts(eqn)
     at = _border(build, eqn, path, trips)
     ins = list(zip(operands, body.invars))
     held = [_const(build, p, v.aval, at) for p, v in ins[:consts]]

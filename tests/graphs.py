@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AbstractMesh
+from jax.sharding import AbstractMesh, AxisType
 from programs import mesh
 
 from planner.build import build_graph
@@ -27,7 +27,7 @@ def array(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
 
 
 def abstract_mesh(*sizes: int) -> AbstractMesh:
-    return AbstractMesh(sizes, ("x", "y", "z")[: len(sizes)])
+    return AbstractMesh(sizes, ("x", "y", "z")[: len(sizes)], axis_types=(AxisType.Auto,) * len(sizes))
 
 
 def program(fun: Any, *args: Any, on: Any = None, **options: Any) -> Program:

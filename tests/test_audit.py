@@ -152,13 +152,14 @@ def test_a_wrong_constraint_is_named():
         whole = jax.lax.with_sharding_constraint(w + 0.0, NamedSharding(MESH, PartitionSpec()))
         return jnp.tanh(x @ whole) @ v
 
-    line = f"test_audit.py:{wrong.__code__.co_firstlineno + 1} (wrong)"
+    first = wrong.__code__.co_firstlineno
+    lines = [f"test_audit.py:{first + i} (wrong)" for i in (1, 2)]  # of the constraint or, in JAX 0.11, of its reader
     shardings = [NamedSharding(MESH, PartitionSpec(*spec)) for spec in (("x",), (None, "y"), ("y",))]
     found = planner.audit(plan, jax.jit(wrong, in_shardings=shardings).lower(X, W, V).compile(), MESH, CPU)
     assert not found.ok
     gathers = [s for s in found.surprises if s.move.kind == "all_gather" and s.move.nbytes == W.nbytes]
     assert gathers, found.surprises
-    assert line in " ".join(s.move.source for s in gathers)
+    assert any(line in s.move.source for s in gathers for line in lines)
     assert "Compiled but not planned" in show(found, 140) and "test_audit.py" in show(found, 140)
 
 

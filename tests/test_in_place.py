@@ -10,6 +10,7 @@ from passes import jaxpr
 from passes.dce import eliminate
 from passes.in_place import in_place
 from passes.inline import inline
+from passes.scan import counts
 
 STACK = np.random.default_rng(0).normal(size=(5, 8, 4)).astype(np.float32)
 X = np.random.default_rng(1).normal(size=(4,)).astype(np.float32)
@@ -44,8 +45,8 @@ def test_the_same_values():
 
 def test_the_stack_is_carried():
     (before,), (after,) = scans(program(layers, STACK, X, 3)), scans(in_place(program(layers, STACK, X, 3), {0: 0}))
-    assert [before.params["num_carry"], after.params["num_carry"]] == [1, 3]
-    assert [len(e.outvars) - e.params["num_carry"] for e in (before, after)] == [2, 1]
+    assert [counts(e)[1] for e in (before, after)] == [1, 3]
+    assert [len(e.outvars) - counts(e)[1] for e in (before, after)] == [2, 1]
 
 
 def test_a_row_is_written_into_the_stack_and_nowhere_else():

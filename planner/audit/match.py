@@ -52,6 +52,10 @@ def _same(line: bool) -> Test:
     return test
 
 
+def _as_large(p: Move, q: Move) -> bool:
+    return (p.axes, p.trips, p.nbytes, p.chunks) == (q.axes, q.trips, q.nbytes, q.chunks)
+
+
 def _alike(p: Move, c: Move) -> bool:
     """As often, and as many bytes; or half of them, where a compiler rounds for the matmul that reads them."""
     return p.trips == c.trips and any(abs(share * p.nbytes - c.nbytes) <= CLOSE * p.nbytes for share in (1.0, 0.5))
@@ -76,10 +80,20 @@ class _Pool:
                 self.take(p, [found])
 
     def without_rings(self, rings: Sequence[Move]) -> list[Move]:
-        """Takes rings with their permutes, those on their own line first; the rings that remain."""
+        """Takes rings with their permutes, those on their own line first; the rings that remain.
+
+        Two matmuls that gather one value each send it around; a compiler sends equal chunks once.
+        """
         for line in (True, False):
             rings = [p for p in rings if not self.ring(p, line)]
-        return list(rings)
+        return [p for p in rings if not self.shared(p)]
+
+    def shared(self, p: Move) -> bool:
+        """Takes the permutes of a like gather that has them already."""
+        like = (found for q, found in self.pairs if q.chunks and p.kind == q.kind == "all_gather" and _as_large(p, q))
+        found = next(like, ())
+        self.pairs.extend([(p, found)] if found else [])
+        return bool(found)
 
     def ring(self, p: Move, line: bool) -> bool:
         """Takes the permutes that send all chunks of a ring, if there are as many."""

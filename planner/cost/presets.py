@@ -16,7 +16,10 @@ BOOK = 'scaling-book, "tpus"'
 
 FITTED = (0.75, 0.7, 1.5e-6)
 """flops_share, hbm_share and overhead of TPUs: fitted on tpu-v4 by benchmarks/paper/calibrate.py, on the 540B bf16
-points of figure 1 in Pope et al. 2022, and taken for the other TPUs too. GPUs and the CPU stand at their datasheets."""
+points of figure 1 in Pope et al. 2022, and taken for the other TPUs too. The CPU stands at its datasheet."""
+
+FITTED_GPU = (0.69, 0.65, 1e-6)
+"""The same of GPUs: by hand on ten matmuls of an H200 (benchmarks/gpu.py), and taken for the other GPUs too."""
 
 
 USABLE = {"tpu-v3": 15.48, "tpu-v4": 30.75, "tpu-v5e": 15.75, "tpu-v5p": 95.74, "tpu-v6e": 31.25}
@@ -37,7 +40,7 @@ def _gpu(name: str, bf16: float, int8: float, hbm: float, bandwidth: float, egre
         flops["float8_e4m3fn"] = int8
     fabric = Fabric(egress, 2e-6, node=8, outer=nic, outer_hop=5e-6)
     source = f"NVIDIA {name.upper()} datasheet (SXM); nodes of 8 with {nic * 8e-9:g} Gb/s InfiniBand per GPU, as in DGX"
-    return Machine(name, Chip(name, flops, hbm, bandwidth), fabric, source)
+    return Machine(name, Chip(name, flops, hbm, bandwidth, (1, 1), 1, *FITTED_GPU), fabric, source)
 
 
 def _cube(link: float, chips: int) -> Fabric:

@@ -36,11 +36,11 @@ _LINEAR: dict[str, Linear] = {
 }
 
 _CHEAP = """abs add add_any and ceil clamp clz div eq eq_to floor ge gt is_finite le le_to lt lt_to max min mul
-    mulhi ne neg nextafter not or population_count rem round shift_left shift_right_arithmetic shift_right_logical sign
-    square sub xor"""
+    mulhi ne neg nextafter not one_minus_square or population_count rem round shift_left shift_right_arithmetic
+    shift_right_logical sign square sub xor"""
 
 _TRANSCENDENTAL = """acos acosh asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt cos cosh digamma erf erf_inv
-    erfc exp exp2 expm1 igamma igamma_grad_a igammac lgamma log log1p logistic polygamma pow random_gamma_grad
+    erfc exp exp2 expm1 igamma igamma_grad_a igammac lgamma log log1p log2 logistic polygamma pow random_gamma_grad
     regularized_incomplete_beta rsqrt sin sinh sqrt tan tanh zeta"""
 
 
