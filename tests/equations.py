@@ -13,9 +13,9 @@ from planner.rules import Rule, rule_for
 
 CALLS = {"jit": "jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr", "remat2": "jaxpr"}
 MESH = jax.make_mesh((2, 4), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
-QUICK: dict[str, int | bool] = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-if jax.__version_info__ >= (0, 11):  # without fusion emitters there, with which level 0 crashes
-    QUICK = {}
+QUICK: dict[str, int | bool] = {"xla_backend_optimization_level": 0}
+if jax.__version_info__ < (0, 11):  # gone since
+    QUICK["xla_cpu_use_fusion_emitters"] = False
 
 
 class Equation(NamedTuple):

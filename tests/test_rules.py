@@ -57,12 +57,18 @@ def summands(equation: Equation, group: tuple[int, ...]) -> Any:
     return [a + b for a, b in zip(first, second)]
 
 
+CRASHES = ("associative scan", "concatenate empty", "scan of pairs")
+
+
 def test_samples_are_many_and_named_once() -> None:
     assert len({sample.name for sample in SAMPLES}) == len(SAMPLES) >= 100
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.name)
 def test_a_shard_computes_its_shard(sample: Sample) -> None:
+    if sample.name in CRASHES and jax.__version_info__ >= (0, 11):
+        pytest.skip("jaxlib 0.11.2 crashes on CPU where an operand of a concatenate is empty")
+
     def distinct(*args: Any) -> list[Equation]:
         for e in (found := equations(sample.fun, *args)):
             fits(e.rule(), [x.shape for x in e.operands], [x.shape for x in e.results])
