@@ -26,6 +26,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 Axis = str | tuple[str, ...]
@@ -213,5 +214,18 @@ def _chunk(x: jax.Array, term: Loops, loop: int, at: jax.Array, size: int) -> ja
 
 
 def _sent(x: jax.Array, axis_name: Axis, step: int) -> jax.Array:
-    n = lax.axis_size(axis_name)
-    return lax.ppermute(x, axis_name, [(i, (i + step) % n) for i in range(n)])
+    axes, devices = _numbered(axis_name)
+    n = len(devices)
+    return lax.ppermute(x, axes, [(devices[i], devices[(i + step) % n]) for i in range(n)])
+
+
+def _numbered(axis_name: Axis) -> tuple[Axis, Sequence[int]]:
+    """The axes in the mesh's order, in which `ppermute` numbers devices, and the numbers of those round the ring.
+
+    `axis_index` and all other collectives number them in the order of the axes that they are given.
+    """
+    if isinstance(axis_name, str) or len(axis_name) == 1:
+        return axis_name, range(lax.axis_size(axis_name))
+    axes = tuple(sorted(axis_name, key=jax.sharding.get_abstract_mesh().axis_names.index))
+    numbers = np.arange(lax.axis_size(axes)).reshape([lax.axis_size(axis) for axis in axes])
+    return axes, numbers.transpose([axes.index(axis) for axis in axis_name]).ravel().tolist()
