@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import typer
 from jax import P
 from jax.sharding import NamedSharding
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -199,17 +200,17 @@ def main(
         for of, count in ((m, t) for m in model for t in tokens):
             chosen = [c for c in cases(of, count, mesh.axis_names) if not matmul or c.name in matmul]
             found = [measured(case, mesh, timer) for case in chosen]
-            console.print(_table(f"{of}, {count} tokens, {name}", chosen, found))
+            console.print(_table(f"{of}, {count} tokens, {name}, µs", chosen, found))
             rows += found
     _summary(console, rows)
 
 
 def _table(title: str, chosen: Sequence[Case], rows: Sequence[Row]) -> Table:
-    table = Table(title=title)
-    for column in ("matmul", "off (µs)", "default (µs)", "hand (µs)", "ours (µs)", "gain", "by hand"):
+    table = Table(title=title, box=box.SIMPLE)
+    for column in ("matmul", "off", "default", "hand", "ours", "gain", "by hand"):
         table.add_column(column, justify="left" if column == "matmul" else "right")
     table.add_column("ring", no_wrap=True)
-    table.add_column("forced (µs)", justify="right")
+    table.add_column("forced", justify="right")
     for case, row in zip(chosen, rows):
         times = [_micro(x) for x in (row.off, row.default, row.hand, row.ours)]
         gains = [f"{x:.2f}" if isfinite(x) else "-" for x in (row.gain, row.by_hand)]
