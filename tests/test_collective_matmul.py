@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 from passes import jaxpr
 from passes.collective_matmul import Site, all_gather_matmul, fuse, matmul_reduce_scatter
 from passes.jaxpr import Path
+from passes.ring import all_gather_matmuls
 
 MATMUL = (((1,), (0,)), ((), ()))
 
@@ -165,6 +166,29 @@ BMK_BKN = (((2,), (1,)), ((0,), (0,)))
 )
 def test_two_axes(site):
     same(fused(site, (2, 4), BMK_BKN, jnp.float32), "bmk,bkn->bmn", jnp.float32)
+
+
+@pytest.mark.parametrize("gather_dim", [0, 1])
+@pytest.mark.parametrize("operand", [0, 1])
+@pytest.mark.parametrize("sizes", [(1,), (2,), (8,), (2, 4)], ids=str)
+def test_several_share_a_gather(operand, gather_dim, sizes):
+    axes, x = tuple("xy"[: len(sizes)]), whole_numbers(0, (8, 8), jnp.bfloat16)
+    others = [whole_numbers(i, (8, 8), jnp.bfloat16) for i in (1, 2)]
+    split = P(*(None,) * gather_dim, axes)
+    where = {"axis_name": axes, "gather_dim": gather_dim, "operand": operand}
+    local = lambda x, *others: all_gather_matmuls(x, others, MATMUL, **where)  # noqa: E731
+    mapped = {"mesh": programs.mesh(*sizes), "in_specs": (split, P(), P()), "out_specs": P(), "check_vma": False}
+
+    def both(fun):
+        def loss(*args):
+            first, second = out = fun(*args)
+            return jnp.sum(first - 2 * second, dtype=jnp.float32), out
+
+        return jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(x, *others)
+
+    plain = lambda x, *others: [x @ y if operand == 0 else y @ x for y in others]  # noqa: E731
+    for ours, theirs in zip(*map(jax.tree.leaves, map(both, (jax.shard_map(local, **mapped), plain)))):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_checked_variance_by_hand():

@@ -15,7 +15,7 @@ import programs
 import pytest
 from jax import P, lax
 
-from passes import all_gather_matmul, matmul_reduce_scatter
+from passes import all_gather_matmul, all_gather_matmuls, matmul_reduce_scatter
 from planner.audit.hlo import Module, read
 
 MATMUL = (((1,), (0,)), ((), ()))
@@ -90,6 +90,16 @@ def test_no_product_waits_for_a_permute(ring, n, ops):
     starts, end = timed(found)
     assert starts == list(range(n))
     assert n <= end <= n + (ops is compiled_for_the_cpu and "scatter" in ring)
+
+
+@pytest.mark.parametrize("ops", [lowered_for_gpus, compiled_for_the_cpu])
+def test_products_share_a_gather(ops):
+    def local(x, gate, up):
+        return all_gather_matmuls(x, [gate, up], MATMUL, axis_name="x", gather_dim=0)
+
+    found = list(ops(*mapped(local, 8, (P("x"), P(), P()), P())))
+    assert sum(op.kind == "permute" for op in found) == 7
+    assert timed(found) == (list(range(16)), 16)
 
 
 def sent(x, n):
