@@ -26,6 +26,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 Axis = str | tuple[str, ...]
@@ -98,19 +99,86 @@ def all_gather_matmul(
 
         lhs [M, K], rhs [K, N/n], operand=1, gather_dim=1 -> [M, N]
     """
-    dot = _Dot(dimension_numbers, precision, preferred_element_type or jnp.result_type(lhs, rhs))
-    *terms, out = loops(dimension_numbers, lhs.ndim, rhs.ndim)
-    loop, operands = terms[operand][gather_dim], [lhs, rhs]
-    size, n, me = operands[operand].shape[gather_dim], lax.axis_size(axis_name), lax.axis_index(axis_name)
+    gathered, other = (lhs, rhs) if operand == 0 else (rhs, lhs)
+    kinds = {"precision": precision, "preferred_element_type": preferred_element_type}
+    ring = {"axis_name": axis_name, "gather_dim": gather_dim, "operand": operand}
+    return all_gather_matmuls(gathered, [other], dimension_numbers, **ring, **kinds)[0]
+
+
+def all_gather_matmuls(
+    gathered: jax.Array,
+    others: Sequence[jax.Array],
+    dimension_numbers: DotDims,
+    *,
+    axis_name: Axis,
+    gather_dim: int,
+    operand: int = 0,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+) -> list[jax.Array]:
+    """As `all_gather_matmul`, several with one operand, which is gathered once.
+
+    Each chunk is multiplied with all others while the next travels: so queries, keys and values, or gate and up, share
+    one gather of their activations, as do weights that several inputs meet.
+
+    Args:
+        gathered: This device's part of what is gathered.
+        others: This device's other operands.
+        dimension_numbers: As in `lax.dot_general`, the same for all.
+        axis_name: The mesh axis, or axes from major to minor, over which the chunks are spread.
+        gather_dim: The dim of `gathered` that is in chunks.
+        operand: Which one `gathered` is, 0 for lhs or 1 for rhs.
+        precision: As in `lax.dot_general`.
+        preferred_element_type: As in `lax.dot_general`.
+
+    Returns:
+        What `dot_general` gives for each, whole on every device.
+
+    With `n` devices on the axis, a gathered kept dim, and dims of matmuls,
+
+        gathered [M/n, K], others [K, N] and [K, O], gather_dim=0 -> [M, N] and [M, O]
+    """
+    size, n, me = gathered.shape[gather_dim], lax.axis_size(axis_name), lax.axis_index(axis_name)
+    kinds = dimension_numbers, precision, preferred_element_type
+    products = [_Product.of(gathered, other, operand, gather_dim, *kinds) for other in others]
     if n == 1:
-        return dot(lhs, rhs)
-    dtype, total = dot.dtype if loop in out else dot.sum_dtype, None
-    for device, chunk in _from_both_sides(operands[operand], me, n, axis_name):
+        return [p.dot(*p.ordered(gathered, p.other)) for p in products]
+    totals: list[jax.Array | None] = [None] * len(products)
+    for device, chunk in _from_both_sides(gathered, me, n, axis_name):
         at = device % n * size
-        parts = [chunk if i == operand else _chunk(x, terms[i], loop, at, size) for i, x in enumerate(operands)]
-        total = _put(total, dot(parts[0], parts[1], dtype), out, loop, at, n)
-    assert total is not None
-    return total.astype(dot.dtype)
+        parts = [p.part(chunk, at, size) for p in products]
+        totals = [_put(total, part, p.out, p.loop, at, n) for total, part, p in zip(totals, parts, products)]
+    return [total.astype(p.dot.dtype) for total, p in zip(totals, products) if total is not None]
+
+
+@dataclass(frozen=True)
+class _Product:
+    """A `dot_general` of which one operand comes in chunks: of `loop`, which `term` has where the other operand is."""
+
+    dot: _Dot
+    other: jax.Array
+    operand: int
+    term: Loops
+    out: Loops
+    loop: int
+
+    @classmethod
+    def of(
+        cls, gathered: jax.Array, other: jax.Array, operand: int, dim: int, numbers: DotDims, precision: Any, dtype: Any
+    ) -> "_Product":
+        dot = _Dot(numbers, precision, dtype or jnp.result_type(gathered, other))
+        ranks = (gathered.ndim, other.ndim) if operand == 0 else (other.ndim, gathered.ndim)
+        *terms, out = loops(numbers, *ranks)
+        return cls(dot, other, operand, terms[1 - operand], out, terms[operand][dim])
+
+    def part(self, chunk: jax.Array, at: jax.Array, size: int) -> jax.Array:
+        """The product of a chunk that begins `at`: of a kept dim as it is, of a contracted one as it adds up."""
+        dtype = self.dot.dtype if self.loop in self.out else self.dot.sum_dtype
+        return self.dot(*self.ordered(chunk, _chunk(self.other, self.term, self.loop, at, size)), dtype)
+
+    def ordered(self, chunk: jax.Array, other: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Lhs and rhs."""
+        return (chunk, other) if self.operand == 0 else (other, chunk)
 
 
 def _from_both_sides(x: jax.Array, me: jax.Array, n: int, axis_name: Axis) -> Iterator[tuple[jax.Array, jax.Array]]:
@@ -213,5 +281,18 @@ def _chunk(x: jax.Array, term: Loops, loop: int, at: jax.Array, size: int) -> ja
 
 
 def _sent(x: jax.Array, axis_name: Axis, step: int) -> jax.Array:
-    n = lax.axis_size(axis_name)
-    return lax.ppermute(x, axis_name, [(i, (i + step) % n) for i in range(n)])
+    axes, devices = _numbered(axis_name)
+    n = len(devices)
+    return lax.ppermute(x, axes, [(devices[i], devices[(i + step) % n]) for i in range(n)])
+
+
+def _numbered(axis_name: Axis) -> tuple[Axis, Sequence[int]]:
+    """The axes in the mesh's order, in which `ppermute` numbers devices, and the numbers of those round the ring.
+
+    `axis_index` and all other collectives number them in the order of the axes that they are given.
+    """
+    if isinstance(axis_name, str) or len(axis_name) == 1:
+        return axis_name, range(lax.axis_size(axis_name))
+    axes = tuple(sorted(axis_name, key=jax.sharding.get_abstract_mesh().axis_names.index))
+    numbers = np.arange(lax.axis_size(axes)).reshape([lax.axis_size(axis) for axis in axes])
+    return axes, numbers.transpose([axes.index(axis) for axis in axis_name]).ravel().tolist()

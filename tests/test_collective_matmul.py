@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -13,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 from passes import jaxpr
 from passes.collective_matmul import Site, all_gather_matmul, fuse, matmul_reduce_scatter
 from passes.jaxpr import Path
+from passes.ring import all_gather_matmuls
 
 MATMUL = (((1,), (0,)), ((), ()))
 
@@ -22,77 +24,124 @@ def whole_numbers(seed, shape, dtype):
     return jnp.asarray(np.random.default_rng(seed).integers(-2, 3, size=shape), dtype)
 
 
+SIZES = [(2,), (4,), (8,), (2, 2), (2, 4), (4, 2)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dot:
+    """A dot_general of loops b (batch), m, k, n, each of size 8, whose ring runs through the axes of a mesh."""
+
+    lhs: str
+    rhs: str
+    sizes: tuple[int, ...]
+    axes: tuple[str, ...]
+    dtype: type
+
+    @property
+    def numbers(self):
+        contracted, batch = (((self.lhs.index(x),), (self.rhs.index(x),)) for x in "kb")
+        return contracted, batch
+
+
+def lacking(lhs, dtype):
+    """XLA's CPU lacks bkm: bf16 x bf16 = f32."""
+    return lhs == "bkm" and dtype == jnp.bfloat16
+
+
 @st.composite
 def dots(draw):
-    """A dot_general of loops b (batch), m, k, n in any order of dims: operand shapes are 8 each."""
+    """Any order of the dims, of the axes, any sizes and dtype."""
     lhs, rhs = ("".join(draw(st.permutations(dims))) for dims in ("bmk", "bkn"))
-    numbers = (((lhs.index("k"),), (rhs.index("k"),)), ((lhs.index("b"),), (rhs.index("b"),)))
-    dtypes = [jnp.float32] if lhs == "bkm" else [jnp.float32, jnp.bfloat16]  # XLA's CPU lacks bkm: bf16 x bf16 = f32
-    return lhs, rhs, numbers, draw(st.sampled_from([2, 4, 8])), draw(st.sampled_from(dtypes))
+    dtype = draw(st.sampled_from([jnp.float32, jnp.bfloat16]))
+    sizes = draw(st.sampled_from(SIZES))
+    axes = tuple(draw(st.permutations("xy"[: len(sizes)])))
+    return Dot("bmk" if lacking(lhs, dtype) else lhs, rhs, sizes, axes, dtype)
+
+
+def every_dot(seed):
+    """All sizes, dtypes in turn, each with its dims and axes in some order."""
+    rng = np.random.default_rng(seed)
+    mixed = lambda names: "".join(rng.permutation(list(names)))  # noqa: E731
+    for i, sizes in enumerate(SIZES):
+        dtype = (jnp.float32, jnp.bfloat16)[(seed + i) % 2]
+        lhs, rhs, axes = mixed("bmk"), mixed("bkn"), tuple(mixed("xy"[: len(sizes)]))
+        yield Dot("bmk" if lacking(lhs, dtype) else lhs, rhs, sizes, axes, dtype)
 
 
 def spec(dims, **axes):
     return P(*(axes.get(dim) for dim in dims))
 
 
-def same(run, plain, dtype):
-    """Values and gradients of both functions of two operands are equal."""
+def same(run, terms, dtype):
+    """Values and gradients of a function of two operands are those of an einsum, exactly."""
     args = [whole_numbers(i, (8, 8, 8), dtype) for i in range(2)]
     weight = whole_numbers(2, (8, 8, 8), dtype) / 2
+    loss = lambda a, b: (jnp.sum((out := run(a, b)).astype(jnp.float32) * weight), out)  # noqa: E731
+    quick = {"xla_backend_optimization_level": 0}
+    (_, out), grads = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True), compiler_options=quick)(*args)
+    a, b, w = (np.asarray(x, np.float64) for x in (*args, weight))
+    (lhs, rhs), result = terms.split("->")[0].split(","), terms.split("->")[1]
+    assert out.dtype == dtype
+    np.testing.assert_array_equal(np.asarray(out, np.float64), np.einsum(terms, a, b))
+    np.testing.assert_array_equal(np.asarray(grads[0], np.float64), np.einsum(f"{result},{rhs}->{lhs}", w, b))
+    np.testing.assert_array_equal(np.asarray(grads[1], np.float64), np.einsum(f"{result},{lhs}->{rhs}", w, a))
 
-    def both(fun):
-        loss = lambda a, b: jnp.sum(fun(a, b).astype(jnp.float32) * weight)  # noqa: E731
-        return fun(*args), jax.grad(loss, (0, 1))(*args)
 
-    (out, grads), (expected, slopes) = (jax.jit(functools.partial(both, fun))() for fun in (run, plain))
-    assert out.dtype == expected.dtype
-    np.testing.assert_array_equal(out, expected)
-    np.testing.assert_array_equal(grads[0], slopes[0])
-    np.testing.assert_array_equal(grads[1], slopes[1])
-
-
-def fused(site, n, numbers, dtype):
+def fused(site, sizes, numbers, dtype):
     args = [jax.ShapeDtypeStruct((8, 8, 8), dtype)] * 2
     closed = jax.make_jaxpr(lambda a, b: jax.lax.dot_general(a, b, numbers))(*args)
-    new = fuse(closed, {(0,): site}, programs.mesh(*n))
+    new = fuse(closed, {(0,): site}, programs.mesh(*sizes))
     check_jaxpr(new.jaxpr)
     assert "ppermute" in [jaxpr.primitive_name(eqn) for _, eqn in jaxpr.walk(new)]
     return lambda a, b: jaxpr.as_fun(new)(a, b)[0]
 
 
-@pytest.mark.parametrize("operand, dim", [(0, "b"), (0, "m"), (0, "k"), (1, "b"), (1, "k"), (1, "n")])
-@settings(max_examples=3)
+def gathered(dot, operand, dim, by_hand):
+    split = spec((dot.lhs, dot.rhs)[operand], **{dim: dot.axes})
+    specs = (P(), split) if operand else (split, P())
+    if not by_hand:
+        return fused(Site("all_gather", dot.axes, specs[0], specs[1], P()), dot.sizes, dot.numbers, dot.dtype)
+    where = {"axis_name": dot.axes, "gather_dim": (dot.lhs, dot.rhs)[operand].index(dim), "operand": operand}
+    local = functools.partial(all_gather_matmul, dimension_numbers=dot.numbers, **where)
+    return jax.shard_map(local, mesh=programs.mesh(*dot.sizes), in_specs=specs, out_specs=P(), check_vma=False)
+
+
+def scattered(dot, dim, by_hand):
+    specs = (spec(dot.lhs, k=dot.axes), spec(dot.rhs, k=dot.axes), spec("bmn", **{dim: dot.axes}))
+    if not by_hand:
+        return fused(Site("reduce_scatter", dot.axes, *specs), dot.sizes, dot.numbers, dot.dtype)
+    where = {"axis_name": dot.axes, "scatter_dim": "bmn".index(dim)}
+    local = functools.partial(matmul_reduce_scatter, dimension_numbers=dot.numbers, **where)
+    return jax.shard_map(local, mesh=programs.mesh(*dot.sizes), in_specs=specs[:2], out_specs=specs[2])
+
+
+GATHERED = [(0, "b"), (0, "m"), (0, "k"), (1, "b"), (1, "k"), (1, "n")]
+
+
+@pytest.mark.parametrize("operand, dim", GATHERED)
+@settings(max_examples=2)
 @given(dots(), st.booleans())
 def test_all_gather(operand, dim, dot, by_hand):
-    lhs, rhs, numbers, n, dtype = dot
-    split = spec((lhs, rhs)[operand], **{dim: "x"})
-    specs = (P(), split) if operand else (split, P())
-    run = fused(Site("all_gather", "x", specs[0], specs[1], P()), (n,), numbers, dtype)
-    if by_hand:
-        local = functools.partial(
-            all_gather_matmul,
-            dimension_numbers=numbers,
-            axis_name="x",
-            gather_dim=(lhs, rhs)[operand].index(dim),
-            operand=operand,
-        )
-        run = jax.shard_map(local, mesh=programs.mesh(n), in_specs=specs, out_specs=P(), check_vma=False)
-    same(run, lambda a, b: jax.lax.dot_general(a, b, numbers), dtype)
+    same(gathered(dot, operand, dim, by_hand), f"{dot.lhs},{dot.rhs}->bmn", dot.dtype)
 
 
-@pytest.mark.parametrize("scattered", ["b", "m", "n"])
-@settings(max_examples=4)
+@pytest.mark.parametrize("dim", ["b", "m", "n"])
+@settings(max_examples=2)
 @given(dots(), st.booleans())
-def test_reduce_scatter(scattered, dot, by_hand):
-    lhs, rhs, numbers, n, dtype = dot
-    specs = (spec(lhs, k="x"), spec(rhs, k="x"), spec("bmn", **{scattered: "x"}))
-    run = fused(Site("reduce_scatter", "x", *specs), (n,), numbers, dtype)
-    if by_hand:
-        local = functools.partial(
-            matmul_reduce_scatter, dimension_numbers=numbers, axis_name="x", scatter_dim="bmn".index(scattered)
-        )
-        run = jax.shard_map(local, mesh=programs.mesh(n), in_specs=specs[:2], out_specs=specs[2])
-    same(run, lambda a, b: jax.lax.dot_general(a, b, numbers), dtype)
+def test_reduce_scatter(dim, dot, by_hand):
+    same(scattered(dot, dim, by_hand), f"{dot.lhs},{dot.rhs}->bmn", dot.dtype)
+
+
+@pytest.mark.parametrize("operand, dim", GATHERED)
+def test_all_gather_at_every_size(operand, dim):
+    for i, dot in enumerate(every_dot(GATHERED.index((operand, dim)))):
+        same(gathered(dot, operand, dim, by_hand=bool(i % 3)), f"{dot.lhs},{dot.rhs}->bmn", dot.dtype)
+
+
+@pytest.mark.parametrize("dim", ["b", "m", "n"])
+def test_reduce_scatter_at_every_size(dim):
+    for i, dot in enumerate(every_dot(ord(dim))):
+        same(scattered(dot, dim, by_hand=bool(i % 3)), f"{dot.lhs},{dot.rhs}->bmn", dot.dtype)
 
 
 BMK_BKN = (((2,), (1,)), ((0,), (0,)))
@@ -116,8 +165,30 @@ BMK_BKN = (((2,), (1,)), ((0,), (0,)))
     ids=str,
 )
 def test_two_axes(site):
-    plain = functools.partial(jax.lax.dot_general, dimension_numbers=BMK_BKN)
-    same(fused(site, (2, 4), BMK_BKN, jnp.float32), plain, jnp.float32)
+    same(fused(site, (2, 4), BMK_BKN, jnp.float32), "bmk,bkn->bmn", jnp.float32)
+
+
+@pytest.mark.parametrize("gather_dim", [0, 1])
+@pytest.mark.parametrize("operand", [0, 1])
+@pytest.mark.parametrize("sizes", [(1,), (2,), (8,), (2, 4)], ids=str)
+def test_several_share_a_gather(operand, gather_dim, sizes):
+    axes, x = tuple("xy"[: len(sizes)]), whole_numbers(0, (8, 8), jnp.bfloat16)
+    others = [whole_numbers(i, (8, 8), jnp.bfloat16) for i in (1, 2)]
+    split = P(*(None,) * gather_dim, axes)
+    where = {"axis_name": axes, "gather_dim": gather_dim, "operand": operand}
+    local = lambda x, *others: all_gather_matmuls(x, others, MATMUL, **where)  # noqa: E731
+    mapped = {"mesh": programs.mesh(*sizes), "in_specs": (split, P(), P()), "out_specs": P(), "check_vma": False}
+
+    def both(fun):
+        def loss(*args):
+            first, second = out = fun(*args)
+            return jnp.sum(first - 2 * second, dtype=jnp.float32), out
+
+        return jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(x, *others)
+
+    plain = lambda x, *others: [x @ y if operand == 0 else y @ x for y in others]  # noqa: E731
+    for ours, theirs in zip(*map(jax.tree.leaves, map(both, (jax.shard_map(local, **mapped), plain)))):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_checked_variance_by_hand():
