@@ -34,7 +34,7 @@ def check(fun, table, rows, axes, dims):
     )
     rows = np.atleast_2d(rows.T).T
     whole = eqn.primitive.bind(table, rows, **eqn.params)
-    np.testing.assert_array_equal(*(np.asarray(x, np.float64) for x in (summed(table, rows), whole)))
+    np.testing.assert_array_equal(np.asarray(summed(table, rows), np.float64), np.asarray(whole, np.float64))
 
 
 @pytest.mark.parametrize("mode", ["fill", "clip", "wrap"])

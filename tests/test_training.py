@@ -154,11 +154,13 @@ def test_an_mlp_under_model_parallelism_sums_once_less_than_it_has_layers(layers
 
 
 def fused_attention(w, x):
-    return attention(*jnp.einsum("ble,ethd->tblhd", x, w["qkv"]), w)
+    q, k, v = jnp.einsum("ble,ethd->tblhd", x, w["qkv"])
+    return attention(q, k, v, w)
 
 
 def split_attention(w, x):
-    return attention(*(jnp.einsum("ble,ehd->blhd", x, w[name]) for name in "qkv"), w)
+    q, k, v = (jnp.einsum("ble,ehd->blhd", x, w[name]) for name in "qkv")
+    return attention(q, k, v, w)
 
 
 def attention(q, k, v, w):
