@@ -1,10 +1,5 @@
 """Walking and rewriting jaxprs: the one file that touches their internals.
 
-Every equation of a program has a `Path`, read from outside in: the index of an equation, the param that holds the
-nested jaxpr, the index in there, and so on. `3/jaxpr/7` is equation 7 of the body of equation 3; `5/branches.1/0` the
-first equation of the second branch of a `cond`. An odd number of steps names an equation, an even number a body, and
-the empty path is the body of the program itself.
-
 Rewriting is structural. `jit`, `scan`, `while`, `cond`, `remat2`, `shard_map` stay what they are and keep their
 operands; only equations inside change. So nothing is traced again but the replacements themselves:
 
@@ -12,26 +7,27 @@ operands; only equations inside change. So nothing is traced again but the repla
     {a b. e = dot_general a b; c = mul e 2.0; d = tanh c}          lambda a, b: [2.0 * (a @ b)]
 """
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jaxlib
 from jax.core import ShapedArray, Tracer
 from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, JaxprEqn, Literal, Var, gensym, jaxpr_as_fun
 from jax.extend.source_info_util import user_context
 
-Path = tuple[int | str, ...]
+from passes.place import LIBRARY
+from passes.place import Path as Path
+from passes.place import locate as locate
+from passes.place import parse as parse
+from passes.place import primitive_name as primitive_name
+from passes.place import show as show
+from passes.place import source as source
+
 Atom = Var | Literal
 Fun = Callable[..., Sequence[Any]]
 Border = Callable[[Path, Sequence[Any]], Fun | None]
-
-_LIBRARY = tuple(
-    os.path.join(folder, "") for folder in (jax.__path__[0], jaxlib.__path__[0], os.path.dirname(__file__))
-)
 
 
 @dataclass(frozen=True)
@@ -59,38 +55,6 @@ class Run:
 
 Replacement = Fun | ClosedJaxpr | Around | Run
 Replace = Callable[[Path, JaxprEqn], Replacement | None]
-
-
-def show(path: Path) -> str:
-    """The path as text, such as `5/branches.1/0`."""
-    return "/".join(map(str, path))
-
-
-def parse(text: str) -> Path:
-    """The inverse of `show`."""
-    return tuple(int(step) if step.isdigit() else step for step in text.split("/") if step)
-
-
-def primitive_name(eqn: JaxprEqn) -> str:
-    """Name of the primitive that the equation applies."""
-    return eqn.primitive.name
-
-
-def source(eqn: JaxprEqn) -> str:
-    """The line that made the equation, `file:line (function)`; empty if unknown.
-
-    It is the innermost one outside of JAX and this package.
-    """
-    frames = eqn.source_info.traceback.frames if eqn.source_info.traceback else ()
-    user = (frame for frame in frames if not frame.file_name.startswith(_LIBRARY))
-    return next((f"{frame.file_name}:{frame.line_num} ({frame.function_name})" for frame in user), "")
-
-
-def locate(path: Path, eqn: JaxprEqn | None = None) -> str:
-    """Where an error is: the path and, of an equation, the primitive and the user's line."""
-    if eqn is None:
-        return f"at {show(path) or 'the top'}"
-    return f"at {show(path)}, {primitive_name(eqn)} from {source(eqn) or 'an unknown line'}"
 
 
 def as_fun(closed: ClosedJaxpr) -> Callable[..., list[Any]]:
@@ -397,7 +361,7 @@ def _placed(eqn: JaxprEqn, origin: JaxprEqn | None, closed: ClosedJaxpr) -> Jaxp
     """`eqn` of `closed` where `origin` stood. JAX's and our own functions have no line of the user."""
     if origin is None:
         return eqn
-    library = (closed.jaxpr.debug_info.func_filename or "").startswith(_LIBRARY)
+    library = (closed.jaxpr.debug_info.func_filename or "").startswith(LIBRARY)
     traceback = (origin if library else eqn).source_info.traceback
     stack = origin.source_info.name_stack + eqn.source_info.name_stack
     return eqn.replace(source_info=eqn.source_info.replace(traceback=traceback, name_stack=stack))
