@@ -179,7 +179,7 @@ class _Way:
 
     @property
     def scattered(self) -> int:
-        """Torus axes of one reduce_scatter: over all of a square or a cube it becomes an all_reduce."""
+        """Torus axes of one reduce_scatter: never all, as over a whole square or cube it becomes an all_reduce."""
         return max(1, min(PLANE, sum(self.torus.values()) - 1))
 
     def slices(self, early: bool) -> Iterator[Step]:

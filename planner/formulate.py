@@ -221,15 +221,15 @@ class _Use:
         brought = np.bitwise_or.reduce([link.steps.masks[s] for s in STEPS]) > 0
         moves = brought | sliced
         apart = (link.sources[:, None] != link.targets[None]).any(-1) | self.copied
+        source, target = (held_bytes(self.aval, x, chip, mesh, self.role) for x in (link.sources, link.targets))
+        if self.role == "input":
+            landed = np.where(brought, target[None, :], 0.0)
+            return landed + np.where(apart, source[:, None], 0.0) if self.handed else landed
         if self.role == "value" or self.handed or self.copied:
             moves = moves if self.role == "value" and not self.handed else apart
-            landed = np.where(brought, held_bytes(self.aval, link.targets, chip, mesh, self.role)[None, :], 0.0)
-            own = np.where(moves, held_bytes(self.aval, link.sources, chip, mesh, self.role)[:, None], 0.0)
-            return own + landed if self.role == "input" else own
-        if self.role == "input":
-            return np.where(brought, held_bytes(self.aval, link.targets, chip, mesh, self.role)[None, :], 0.0)
+            return np.where(moves, source[:, None], 0.0)
         if self.role in ("op", "slice", "stack", *MOVED):
-            return np.where(moves, held_bytes(self.aval, link.targets, chip, mesh, self.role)[None, :], 0.0)
+            return np.where(moves, target[None, :], 0.0)
         return None
 
 

@@ -97,6 +97,18 @@ def test_permutes_beyond_those_of_a_ring_are_surprises():
     assert [s.move.source for s in found.surprises] == ["b.py:2"]
 
 
+def test_gathers_of_one_value_share_their_chunks():
+    """Sums do not: each ring that scatters sends its own."""
+    again = move(nbytes=400.0, chunks=4, source="b.py:2")
+    found = matched([RING, again], [CHUNK, CHUNK, CHUNK])
+    assert found.pairs == ((RING, (CHUNK,) * 3), (again, (CHUNK,) * 3))
+    assert not found.surprises and not found.missing
+    larger = move(nbytes=800.0, chunks=4)
+    assert matched([RING, larger], [CHUNK, CHUNK, CHUNK]).missing == (larger,)
+    sums = [move("reduce_scatter", nbytes=400.0, chunks=4, source=line) for line in ("a.py:1", "b.py:2")]
+    assert matched(sums, [CHUNK, CHUNK, CHUNK]).missing == (sums[1],)
+
+
 def test_a_ring_without_all_of_its_permutes_is_absent():
     found = matched([RING], [CHUNK, CHUNK, move("permute", ("y",))])
     assert found.missing == (RING,) and len(found.surprises) == 3

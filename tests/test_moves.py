@@ -75,6 +75,16 @@ def test_only_the_minor_axis_leaves_freely():
     assert [s.kind for s in steps(Shard((("x", "y"),)), Shard((("y",),)))] == ["permute", "all_gather"]
 
 
+@pytest.mark.parametrize(
+    ("torus", "parts"),
+    [({}, ["xy"]), ({"x": 1, "y": 1}, ["x", "y"]), ({"x": 1, "y": 1, "z": 1}, ["xy"]), ({"x": 2, "y": 1}, ["x", "y"])],
+    ids=["no torus", "plane", "plane of a cube", "cube"],
+)
+def test_a_scatter_never_goes_over_a_whole_torus(torus, parts):
+    found = steps(Shard(((),), frozenset("xy")), Shard((("x", "y"),)), torus)
+    assert [(step.kind, "".join(step.axes)) for step in found] == [("reduce_scatter", part) for part in parts]
+
+
 @pytest.mark.parametrize("order", list(itertools.permutations("xyz")))
 def test_axes_of_a_dim_come_and_go_in_any_order(order):
     """Scattered, sliced and exchanged into one dim; then exchanged and gathered out of it."""

@@ -9,8 +9,16 @@ from planner.graph import Aval, Port
 from planner.liveness import buffers
 from planner.rules import rule_for
 from planner.sharding import MeshShape
-from planner.strategy import enumerate_strategies
-from planner.work import compute_dtype, held_bytes, is_matmul, local_flops, moved_bytes, operand_avals
+from planner.strategy import NO_RING, enumerate_strategies
+from planner.work import (
+    compute_dtype,
+    flying_bytes,
+    held_bytes,
+    is_matmul,
+    local_flops,
+    moved_bytes,
+    operand_avals,
+)
 
 V4, CPU = PRESETS["tpu-v4"].chip, PRESETS["cpu"].chip
 LINE = MeshShape(("x",), (64,))
@@ -159,3 +167,19 @@ def test_a_weight_that_is_widened_on_the_way_is_read_narrow_and_once():
     ]
     assert moved(some, convert, mesh, [WHOLE]).tolist() == [0]
     assert compute_dtype(some.nodes[dot], operand_avals(some, held.stored, held.widened)[dot]) == "bfloat16"
+
+
+@pytest.mark.parametrize("n", [2, 4, 8])
+def test_half_of_a_gathered_operand_is_in_flight_and_two_sums(n):
+    """Chunks of lhs [m, k], rhs [k, n] or the result [m, n], whose dim an axis of n devices has split, in bfloat16."""
+    m, k, cols = 64, 128, 256
+    found = graph(lambda x, w: x @ w, array(m, k, dtype=jnp.bfloat16), array(k, cols, dtype=jnp.bfloat16))
+    (dot,) = (node for node in found.nodes if node.name == "dot_general")
+    operands = {i: (found.aval(Port(p)), True) for i, p in enumerate(found.inputs)}
+    strategies = enumerate_strategies(dot.rule, MeshShape(("x",), (n,)), rings=True)
+    nbytes = flying_bytes(dot, operands, strategies)
+    whole = {0: m * k, 1: k * cols, 2: m * cols, NO_RING: 0}
+    chunks = {0: n // 2, 1: n // 2, 2: min(n - 1, 2), NO_RING: 0}
+    places = strategies.rings[:, 0].tolist()
+    assert set(places) == set(whole)
+    assert nbytes.tolist() == [2 * whole[place] / n * chunks[place] for place in places]
