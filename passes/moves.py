@@ -18,12 +18,12 @@ import numpy as np
 from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 
-from passes.way import Axes, Shard, Sizes, Step, steps
+from passes.way import Axes, Shard, Sizes, Step, Torus, steps
 
 TILE = (8, 128)
 
 
-def move(x: jax.Array, have: Shard, want: Shard, sizes: Sizes, torus: Sizes | None = None) -> jax.Array:
+def move(x: jax.Array, have: Shard, want: Shard, sizes: Sizes, torus: Torus | None = None) -> jax.Array:
     """The shard in its new layout, inside of a `shard_map` over mesh axes of these sizes.
 
     Where a dim is too small to be split by all axes that pass through it, the value is gathered whole on the way.

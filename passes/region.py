@@ -25,7 +25,7 @@ from jax.sharding import AbstractMesh, Mesh
 from passes import jaxpr
 from passes.jaxpr import Path
 from passes.moves import move
-from passes.way import Shard, Sizes, nearest
+from passes.way import Shard, Sizes, Torus, nearest
 
 SCOPE = "meshplan"
 
@@ -62,13 +62,13 @@ class Region:
         equations: One `Local` each.
         inputs: The layout of each value that they read from before, as `passes.jaxpr.border` lists them.
         outputs: Likewise of each that is read after.
-        torus: The number of torus axes that each mesh axis walks; empty where there is no torus.
+        torus: What the mesh axes walk.
     """
 
     equations: tuple[Local, ...]
     inputs: tuple[Shard, ...]
     outputs: tuple[Shard, ...]
-    torus: Mapping[str, int] = field(default_factory=dict)
+    torus: Torus = field(default_factory=dict)
 
 
 def run_of(closed: Any, path: Path, region: Region, mesh: Mesh | AbstractMesh) -> jaxpr.Run:
@@ -102,7 +102,7 @@ def run_of(closed: Any, path: Path, region: Region, mesh: Mesh | AbstractMesh) -
 class _Values:
     """The values of a region on one device, each in the layouts that it has been in."""
 
-    def __init__(self, sizes: Sizes, torus: Sizes):
+    def __init__(self, sizes: Sizes, torus: Torus):
         self.sizes, self.torus = sizes, torus
         self.known: dict[Any, dict[Shard, jax.Array]] = {}
 

@@ -20,6 +20,8 @@ PLANE = 2
 
 Axes = tuple[str, ...]
 Sizes = Mapping[str, int]
+Torus = Mapping[str, tuple[int, ...]]
+"""The lengths of the torus axes that each mesh axis walks; empty where there is no torus."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +72,13 @@ class Step:
     behind: Axes = ()
 
 
-def steps(have: Shard, want: Shard, torus: Sizes | None = None) -> list[Step]:
+def steps(have: Shard, want: Shard, torus: Torus | None = None) -> list[Step]:
     """The moves between two layouts.
 
     Args:
         have: The layout that is.
         want: The one that is wanted.
-        torus: The number of torus axes that each mesh axis walks; empty where there is no torus.
+        torus: What the mesh axes walk.
 
     Raises:
         ValueError: An open sum would have to be made.
@@ -93,13 +95,23 @@ def nearest(have: Iterable[Shard], want: Shard) -> Shard:
     return next(free, possible[0])
 
 
-def in_planes(axes: Axes, torus: Sizes, most: int = PLANE) -> list[Axes]:
-    """Mesh axes in groups, none of which walks more than `most` torus axes unless one alone does."""
+def parts_of(kind: str, axes: Axes, torus: Torus) -> list[Axes]:
+    """The mesh axes of one gather or scatter in groups, major to minor, each of which is a collective of its own.
+
+    None walks more than two torus axes, and a reduce_scatter never walks all of a square or cube, unless one mesh axis
+    alone does: that becomes an all_reduce (libtpu 0.0.42).
+    """
+    most = _most_scattered(torus) if kind == "reduce_scatter" else PLANE
     found: list[Axes] = [()]
     for axis in axes:
-        walked = sum(torus.get(a, 0) for a in (*found[-1], axis))
+        walked = sum(n > 1 for a in (*found[-1], axis) for n in torus.get(a, ()))
         found[-1:] = [found[-1], (axis,)] if found[-1] and walked > most else [(*found[-1], axis)]
     return found
+
+
+def _most_scattered(torus: Torus) -> int:
+    lengths = [n for walk in torus.values() for n in walk if n > 1]
+    return max(1, min(PLANE, len(lengths) - 1)) if len(set(lengths)) == 1 else PLANE
 
 
 @dataclass
@@ -130,7 +142,7 @@ class _Dim:
 
 
 class _Way:
-    def __init__(self, have: Shard, want: Shard, torus: Sizes):
+    def __init__(self, have: Shard, want: Shard, torus: Torus):
         self.torus = torus
         self.now = [_Dim(list(axes)) for axes in have.dims]
         self.want = want
@@ -174,13 +186,8 @@ class _Way:
         dim.digits.extend(axis for axis in fresh if axis not in dim.digits)
         dim.whole.difference_update(fresh)
         for run in dim.runs(fresh):
-            parts = in_planes(run, self.torus, self.scattered) if kind == "reduce_scatter" else [run]
+            parts = parts_of(kind, run, self.torus) if kind == "reduce_scatter" else [run]
             yield from (Step(kind, part, d, behind=dim.before(run[0]), **options) for part in parts)
-
-    @property
-    def scattered(self) -> int:
-        """Torus axes of one reduce_scatter: never all, as over a whole square or cube it becomes an all_reduce."""
-        return max(1, min(PLANE, sum(self.torus.values()) - 1))
 
     def slices(self, early: bool) -> Iterator[Step]:
         used = {axis for dim in self.now for axis in dim.split} | self.opened
@@ -231,7 +238,7 @@ class _Way:
                 yield from self.to_the_end(d, leaving)
             for run in reversed(self.now[d].runs(leaving)):
                 behind = self.now[d].before(run[0])
-                for part in reversed(in_planes(run, self.torus)):
+                for part in reversed(parts_of("all_gather", run, self.torus)):
                     yield Step("all_gather", part, d, behind=behind)
             self.now[d].whole.update(leaving)
             self.settle(d)

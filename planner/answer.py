@@ -14,7 +14,6 @@ from planner.graph import Edge, Node, Port
 from planner.notation import Notation
 from planner.order import RING, Ordered, dim_axes, operand_axes, result_axes
 from planner.plan import Body, Chain, Collective, Holder, Operation, Ring, Spec
-from planner.reshard import STEPS
 from planner.solve.problem import held
 from planner.strategy import open_job
 from planner.work import travelling_bytes
@@ -221,18 +220,11 @@ def _inside(answer: Answer, n: int) -> Iterator[Collective]:
 def _reshard(answer: Answer, i: int, edge: Edge) -> Iterator[Collective]:
     f, link = answer.formulation, answer.formulation.links[i]
     at = link.row[answer.choice[edge.source.node]], link.col[answer.choice[edge.target]]
-    for step in STEPS:
-        mask = int(link.steps.masks[step][at])
-        if mask:
-            nbytes = float(link.steps.elements[step][at]) * f.graph.aval(edge.source).itemsize
-            yield _collective(
-                answer,
-                edge,
-                step,
-                mask,
-                nbytes,
-                float(answer.model.collective(step, np.asarray(nbytes), np.asarray(mask))),
-            )
+    for move in link.steps.moves:
+        if mask := int(move.masks[at]):
+            nbytes = float(move.elements[at]) * f.graph.aval(edge.source).itemsize
+            seconds = float(answer.model.collective(move.kind, np.asarray(nbytes), np.asarray(mask)))
+            yield _collective(answer, edge, move.kind, mask, nbytes, seconds)
     for permute in answer.ordered.permutes.get(i, ()):
         yield _collective(answer, edge, "permute", permute.mask, permute.nbytes, permute.seconds)
 

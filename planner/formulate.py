@@ -11,7 +11,7 @@ from planner.cost.model import CostModel
 from planner.errors import SpecConflictError
 from planner.graph import Aval, Edge, Graph, Node, Port, passes_open
 from planner.liveness import Buffers, buffers
-from planner.reshard import STEPS, Reshard, reshard
+from planner.reshard import Reshard, reshard
 from planner.rules.rule import Rule
 from planner.sharding import MeshShape, names_of
 from planner.solve import problem as integer
@@ -172,7 +172,7 @@ class _Tables:
         return self.layouts[key]
 
     def seconds(self, steps: Reshard, itemsize: int) -> Array:
-        total = sum(self.model.collective(s, itemsize * steps.elements[s], steps.masks[s]) for s in STEPS)
+        total = sum(self.model.collective(m.kind, itemsize * m.elements, m.masks) for m in steps.moves)
         return np.where(steps.possible, total, np.inf)
 
 
@@ -218,7 +218,7 @@ class _Use:
         What a collective brings to a donated argument lies beside it before it is copied over: compilers let no
         collective write into an argument.
         """
-        brought = np.bitwise_or.reduce([link.steps.masks[s] for s in STEPS]) > 0
+        brought = link.steps.moving
         moves = brought | sliced
         apart = (link.sources[:, None] != link.targets[None]).any(-1) | self.copied
         source, target = (held_bytes(self.aval, x, chip, mesh, self.role) for x in (link.sources, link.targets))

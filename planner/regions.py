@@ -41,7 +41,7 @@ def regions_of(program: Program, plan: Plan, mesh: Any) -> dict[Path, Region]:
     """The regions of a plan, by the path of their first equation. A mesh whose devices stand on a torus says so."""
     found: dict[Path, Region] = {}
     walks = torus_spans(mesh)
-    torus = {} if walks is None else {name: len(walk) for name, walk in zip(mesh.axis_names, walks)}
+    torus = {} if walks is None else dict(zip(mesh.axis_names, walks))
     operations, sites = {jaxpr.parse(op.path): op for op in plan.operations}, plan.rings()
     tiled = isinstance(mesh, Mesh) and mesh.devices.flat[0].platform == "tpu"
     for path, body in _bodies(program.closed):

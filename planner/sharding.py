@@ -6,7 +6,7 @@ are then one integer array. The order of several axes within one dim is no part 
 afterwards.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import permutations
@@ -14,21 +14,43 @@ from itertools import permutations
 import numpy as np
 from jax.sharding import PartitionSpec
 
+from passes.way import parts_of
+
 Array = np.ndarray
 
 
 @dataclass(frozen=True)
 class MeshShape:
-    """Names and sizes of a mesh's axes; bit `i` of a mask stands for axis `i`."""
+    """Names and sizes of a mesh's axes; bit `i` of a mask stands for axis `i`.
+
+    Attributes:
+        walks: For each axis the lengths of the torus axes that it walks; empty where there is no torus.
+    """
 
     names: tuple[str, ...]
     sizes: tuple[int, ...]
+    walks: tuple[tuple[int, ...], ...] = ()
 
     @cached_property
     def size(self) -> Array:
         """Number of devices along a set of axes, indexed by mask: int array of shape [2^axes]."""
         masks = range(1 << len(self.sizes))
         return np.array([np.prod([s for i, s in enumerate(self.sizes) if m >> i & 1], dtype=np.int64) for m in masks])
+
+    @cached_property
+    def parts(self) -> Mapping[str, Array]:
+        """The sets of axes that one gather or scatter over a set goes over in turn: int arrays [parts, 2^axes].
+
+        As `passes.way.parts_of` has them, with the axes in mesh order; a set that takes fewer parts has zeros in front.
+        """
+        return {kind: self._parts(kind) for kind in ("reduce_scatter", "all_gather")}
+
+    def _parts(self, kind: str) -> Array:
+        torus = dict(zip(self.names, self.walks))
+        found = [parts_of(kind, self.axes(m), torus) for m in range(1 << len(self.sizes))]
+        most = max(map(len, found))
+        masks = [[0] * (most - len(parts)) + [self.mask(axes) for axes in parts] for parts in found]
+        return np.array(masks).T
 
     @property
     def splitting(self) -> int:

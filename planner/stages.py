@@ -61,7 +61,8 @@ class Setting:
     @property
     def shape(self) -> MeshShape:
         """The mesh's axes."""
-        return MeshShape(tuple(self.mesh.axis_names), tuple(self.mesh.shape.values()))
+        walks = tuple(link.walks for link in self.machine.links(self.mesh))
+        return MeshShape(tuple(self.mesh.axis_names), tuple(self.mesh.shape.values()), walks)
 
     @property
     def model(self) -> CostModel:

@@ -77,10 +77,17 @@ def test_only_the_minor_axis_leaves_freely():
 
 @pytest.mark.parametrize(
     ("torus", "parts"),
-    [({}, ["xy"]), ({"x": 1, "y": 1}, ["x", "y"]), ({"x": 1, "y": 1, "z": 1}, ["xy"]), ({"x": 2, "y": 1}, ["x", "y"])],
-    ids=["no torus", "plane", "plane of a cube", "cube"],
+    [
+        ({}, ["xy"]),
+        ({"x": (4,), "y": (4,)}, ["x", "y"]),
+        ({"x": (4,), "y": (8,)}, ["xy"]),
+        ({"x": (4,), "y": (4,), "z": (4,)}, ["xy"]),
+        ({"x": (4, 4), "y": (4,)}, ["x", "y"]),
+        ({"x": (4, 4), "y": (8,)}, ["x", "y"]),
+    ],
+    ids=["no torus", "square", "plane", "plane of a cube", "cube", "three axes"],
 )
-def test_a_scatter_never_goes_over_a_whole_torus(torus, parts):
+def test_a_scatter_never_goes_over_a_whole_square_or_cube(torus, parts):
     found = steps(Shard(((),), frozenset("xy")), Shard((("x", "y"),)), torus)
     assert [(step.kind, "".join(step.axes)) for step in found] == [("reduce_scatter", part) for part in parts]
 

@@ -12,7 +12,7 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 from programs import mesh
 
-from planner.reshard import STEPS, reshard
+from planner.reshard import reshard
 from planner.sharding import MeshShape
 
 AXES = "xyz"
@@ -37,7 +37,14 @@ def rows(some):
     return np.array([row(layout) for layout in some])
 
 
+STEPS = ("reduce_scatter", "all_to_all", "all_reduce", "all_gather")
 ALL = reshard(rows(EVERY), rows(EVERY), float(np.prod(SHAPE)), CUBE)
+
+
+def turns(kind, i, j, found=ALL):
+    """The moves of one kind between two layouts, as pairs of mask and elements."""
+    moves = [(int(m.masks[i, j]), float(m.elements[i, j])) for m in found.moves if m.kind == kind]
+    return [(mask, elements) for mask, elements in moves if mask]
 
 
 class Moves:
@@ -163,8 +170,8 @@ def test_the_steps_arrive_and_move_what_they_say(pair):
 
     most, axes = volumes(fun, blocks)
     for step in STEPS:
-        assert axes[step] == ALL.masks[step][i, j]
-        assert not axes[step] or most[step] == ALL.elements[step][i, j]
+        assert axes[step] == sum(mask for mask, _ in turns(step, i, j))
+        assert most[step] == max((elements for _, elements in turns(step, i, j)), default=0.0)
 
 
 def test_impossible_is_exactly_what_goes_to_an_open_sum_from_elsewhere():
@@ -177,16 +184,16 @@ def test_staying_costs_nothing_and_so_does_slicing():
         for j, target in enumerate(EVERY):
             sliced = all(s in (t, NOWHERE) for s, t in zip(source.values(), target.values()))
             if sliced and ALL.possible[i, j]:
-                assert not any(ALL.masks[step][i, j] for step in STEPS)
+                assert not ALL.moving[i, j]
 
 
 def test_every_axis_that_leaves_its_place_moves_once():
     for i, source in enumerate(EVERY):
         for j, target in enumerate(EVERY):
             moving = CUBE.mask(a for a in AXES if source[a] not in (target[a], NOWHERE))
-            masks = [int(ALL.masks[step][i, j]) for step in STEPS]
+            masks = [mask for step in STEPS for mask, _ in turns(step, i, j)]
             if ALL.possible[i, j]:
-                assert sum(masks) == np.bitwise_or.reduce(masks) == moving
+                assert sum(masks) == moving
 
 
 @pytest.mark.parametrize("direct", [True, False])
@@ -202,8 +209,8 @@ def test_no_reshard_moves_less_than_it_must(direct):
 
 
 def received(step, i, j):
-    size = CUBE.size[ALL.masks[step][i, j]]
-    return ALL.elements[step][i, j] * (1 - 1 / size) * (2 if step == "all_reduce" else 1)
+    twice = 2 if step == "all_reduce" else 1
+    return sum(elements * (1 - 1 / CUBE.size[mask]) * twice for mask, elements in turns(step, i, j))
 
 
 def lacking(moves):
@@ -220,12 +227,41 @@ def lacking(moves):
 
 def test_elements_scale_with_the_array():
     twice = reshard(rows(EVERY), rows(EVERY), 2.0 * np.prod(SHAPE), CUBE)
-    for step in STEPS:
-        np.testing.assert_array_equal(twice.elements[step], 2 * ALL.elements[step])
+    for one, two in zip(ALL.moves, twice.moves, strict=True):
+        np.testing.assert_array_equal(two.elements, 2 * one.elements)
 
 
 def test_a_scalar_can_only_be_summed():
     both = np.array([[0], [1]])
     found = reshard(both, both, 1.0, CUBE)
-    assert found.masks["all_reduce"].tolist() == [[0, 0], [1, 0]]
+    (reduced,) = found.moves
+    assert reduced.kind == "all_reduce" and reduced.masks.tolist() == [[0, 0], [1, 0]]
     assert found.possible.tolist() == [[True, False], [True, True]]
+
+
+@pytest.mark.parametrize(
+    ("walks", "scatters", "gathers"),
+    [
+        ((), [("xyz", 1)], [("xyz", 1)]),
+        (((2,), (2,), (2,)), [("xy", 1), ("z", 4)], [("z", 4), ("xy", 1)]),
+        (((2,), (4,), (2,)), [("xy", 1), ("z", 4)], [("z", 4), ("xy", 1)]),
+        (((2, 2), (2,), (2,)), [("x", 1), ("yz", 2)], [("yz", 2), ("x", 1)]),
+    ],
+    ids=["no torus", "cube", "box", "three of four"],
+)
+def test_a_torus_is_scattered_and_gathered_in_turns(walks, scatters, gathers):
+    """Each with the part of the array that is there before a scatter and after a gather."""
+    mesh = MeshShape(tuple(AXES), (2, 2, 2), walks)
+    layouts = rows([dict.fromkeys(AXES, OPEN), dict.fromkeys(AXES, 0), dict.fromkeys(AXES, NOWHERE)])
+    found = reshard(layouts, layouts, 64.0, mesh)
+
+    def expected(parts):
+        return [(CUBE.mask(axes), 64.0 / part) for axes, part in parts]
+
+    assert turns("reduce_scatter", 0, 1, found) == expected(scatters)
+    assert turns("all_gather", 1, 2, found) == expected(gathers)
+
+
+def test_two_dims_are_gathered_in_turns():
+    found = reshard(rows([{"x": 0, "y": 1, "z": NOWHERE}]), rows([dict.fromkeys(AXES, NOWHERE)]), 64.0, CUBE)
+    assert turns("all_gather", 0, 0, found) == [(1, 32.0), (2, 64.0)]

@@ -80,6 +80,11 @@ class Link:
         """The links it is made of, without those that join nothing."""
         return tuple(part for part in self.parts or (self,) if part.size > 1)
 
+    @property
+    def walks(self) -> tuple[int, ...]:
+        """The lengths of the torus axes that it walks, where a collective over several of them is one ring."""
+        return tuple(int(wire.size) for wire in self.wires() if wire.ring)
+
 
 def joined(links: Sequence[Link]) -> Link:
     """Several links that one mesh axis follows, as one."""
