@@ -21,12 +21,13 @@ from jax.sharding import Mesh
 
 from passes import jaxpr
 from passes.collective_matmul import Site, on_shards
+from passes.in_parts import after, in_parts, leading_scatters, pays
 from passes.jaxpr import Path
 from passes.layout import compact, laid_out
 from passes.lookup import lookup
 from passes.ragged import ragged
-from passes.region import Local, Region
-from passes.way import Shard, nearest, steps
+from passes.region import SCOPE, Local, Region
+from passes.way import Shard, Torus, nearest, steps
 from planner.cost.torus import torus_spans
 from planner.plan import Operation, Plan, Spec
 from planner.rules import Rule, rule_for
@@ -45,8 +46,8 @@ def regions_of(program: Program, plan: Plan, mesh: Any) -> dict[Path, Region]:
     operations, sites = {jaxpr.parse(op.path): op for op in plan.operations}, plan.rings()
     tiled = isinstance(mesh, Mesh) and mesh.devices.flat[0].platform == "tpu"
     for path, body in _bodies(program.closed):
-        found |= _Body(path, body, plan, operations, sites, tiled).regions()
-    return {path: replace(region, torus=torus) for path, region in found.items()}
+        found |= _Body(path, body, plan, operations, sites, tiled, torus).regions()
+    return found
 
 
 def _bodies(closed: Any) -> Iterator[tuple[Path, Any]]:
@@ -115,6 +116,17 @@ def kept(eqn: Any, local: Local, mesh: Mapping[str, int]) -> Local:
     return replace(local, instead=lambda *xs: laid_out(jaxpr.bind(eqn, *xs, params=local.params)[0], order))
 
 
+def at_once(eqn: Any, local: Local, want: Shard, mesh: Mapping[str, int], torus: Torus) -> Local:
+    """The same; a matmul whose result goes on to be scattered along its last dim does so itself."""
+    made, *pins = local.results[0]
+    aval, scatters = eqn.outvars[0].aval, leading_scatters(made, want, torus)
+    shape = [size // prod(mesh[axis] for axis in axes) for size, axes in zip(aval.shape, made.dims)]
+    if local.params is None or not scatters or not pays(shape, aval.dtype.itemsize, scatters, mesh):
+        return local
+    way = _path(after(made, scatters), *pins)
+    return replace(local, results=(way,), instead=in_parts(eqn, local.params, scatters, mesh, SCOPE))
+
+
 def _operand(rule: Rule, operation: Operation, i: int, v: Any) -> Shard | None:
     if hasattr(v, "val"):
         return None
@@ -133,7 +145,11 @@ def _results(rule: Rule, operation: Operation, r: int) -> tuple[Shard, ...]:
 
 
 def _through(made: Shard, operation: Operation, r: int) -> tuple[Shard, ...]:
-    return made, *(shard for spec in operation.results[r] if (shard := Shard(spec)) != made)
+    return _path(made, *map(Shard, operation.results[r]))
+
+
+def _path(made: Shard, *pins: Shard) -> tuple[Shard, ...]:
+    return made, *(shard for shard in pins if shard != made)
 
 
 def _dims(dims: Sequence[Sequence[int]], operation: Operation) -> Spec:
@@ -150,6 +166,7 @@ class _Body:
     operations: Mapping[Path, Operation]
     sites: Mapping[Path, Site]
     tiled: bool
+    torus: Torus
     known: dict[Any, Shard] = field(default_factory=dict)
 
     def regions(self) -> dict[Path, Region]:
@@ -263,9 +280,30 @@ class _Run:
     def region(self) -> Region:
         """The region, with what it hands on known to the body."""
         ins, outs = jaxpr.border(self.body.jaxpr, self.start, self.stop)
-        outputs = [self.handed_on(v) for v in outs]
-        self.body.known.update(zip(outs, outputs))
-        return Region(tuple(self.equations), tuple(self.inputs[v] for v in ins), tuple(outputs))
+        handed = {v: self.handed_on(v) for v in outs}
+        self.body.known |= handed
+        equations = (self.at_once(eqn, local, handed) for eqn, local in zip(self.eqns, self.equations))
+        return Region(tuple(equations), tuple(self.inputs[v] for v in ins), tuple(handed.values()), self.body.torus)
+
+    @property
+    def eqns(self) -> Sequence[Any]:
+        """The equations."""
+        return self.body.jaxpr.eqns[self.start : self.stop]
+
+    def at_once(self, eqn: Any, local: Local, handed: Mapping[Any, Shard]) -> Local:
+        """A matmul with the scatter of its sum, where nothing else reads the sum."""
+        if jaxpr.primitive_name(eqn) != "dot_general" or local.instead:
+            return local
+        (v,) = eqn.outvars
+        wanted = [*local.results[0][1:2], *self.wanted_of(v), *([handed[v]] if v in handed else [])]
+        if not wanted or any(shard.open & local.results[0][0].open for shard in wanted[1:]):
+            return local
+        return at_once(eqn, local, wanted[0], self.body.plan.mesh, self.body.torus)
+
+    def wanted_of(self, v: Any) -> Iterator[Shard]:
+        """The layouts in which the run reads a value."""
+        for eqn, local in zip(self.eqns, self.equations):
+            yield from (shard for w, shard in zip(eqn.invars, local.operands) if w is v and shard is not None)
 
     def handed_on(self, v: Any) -> Shard:
         """Where a value lies for those outside: whole, and if it leaves the body at once where that wants it."""

@@ -12,7 +12,7 @@ from programs import mesh
 from test_topology import needs_libtpu
 
 import planner
-from passes import jaxpr
+from passes import in_parts, jaxpr
 from passes.constrain import constrain
 from passes.region import Local, Region
 from passes.way import Shard
@@ -44,6 +44,28 @@ def test_equations_with_collectives_between_them_are_one_region():
     assert len(region.equations) == len(program.closed.jaxpr.eqns)
     assert [shard.spec for shard in region.inputs][:2] == [PartitionSpec((), ("y",)), PartitionSpec(("y",), ())]
     assert any(shard.open for local in region.equations for way in local.results for shard in way)
+
+
+@pytest.mark.parametrize("read", ["as it is", "by the next", "twice"])
+def test_a_large_matmul_scatters_its_last_dim_itself(read, monkeypatch):
+    """Its sum is in no layout but the scattered one; where something else reads the sum too, it stays."""
+    monkeypatch.setattr(in_parts, "LARGE", 0)
+    on = mesh(8, names=("y",))
+    x, w = np.ones((16, 1024), np.float32), np.full((1024, 1024), 1e-3, np.float32)
+
+    def fun(x, w):
+        a = x @ w
+        return {"as it is": a, "by the next": jnp.tanh(a), "twice": (jnp.tanh(a), jnp.sum(a, 0))}[read]
+
+    columns = PartitionSpec(None, "y")
+    wanted = (columns, PartitionSpec("y")) if read == "twice" else columns
+    plan, program = planned(fun, x, w, specs=((columns, PartitionSpec("y")), wanted), on=on)
+    assert [c.kind for c in plan.collectives] == ["reduce_scatter"]
+    (region,) = regions_of(program, plan, on).values()
+    assert region.equations[0].instead is not None
+    assert region.equations[0].results[0][0] == Shard(((), ("y",)))
+    for got, expected in zip(jax.tree.leaves(Realised(plan, program, on)(x, w)), jax.tree.leaves(fun(x, w))):
+        np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
 def test_what_needs_no_collective_is_only_annotated():
