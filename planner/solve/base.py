@@ -18,6 +18,7 @@ from .simplify import simplify
 
 SMALL = 1200  # nodes of a problem that is solved as it is
 LARGE = 80_000  # nodes of one that is not solved whole: the contest's largest files are half of that
+LIGHT = 0.1  # share of the limit that small loads may vary by in all, for a first look at what is large
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +39,14 @@ class Ready:
         """The problem with equal parts tied; None if it is small, or hardly repeats itself."""
         folded = fold(self.problem) if len(self.problem.cost) > SMALL else None
         return folded and (folded, ready(folded.problem))
+
+    @cached_property
+    def light(self) -> Ready | None:
+        """The problem with small loads at their least: what is proven of it is proven of this one. None if all vary."""
+        memory = self.memory.lighter(LIGHT)
+        if memory is None or self.net is None:
+            return None
+        return Ready(self.problem, self.scoring, memory, network(self.problem, memory, self.net.memo))
 
     @property
     def large(self) -> bool:

@@ -21,39 +21,46 @@ from .prices import CELLS, Pricing
 from .simplify import simplify
 
 CASES = 40  # most cases at work 1
-ROUNDS = 12  # of new prices in a case
+FIRST, ROUNDS = 16, 8  # of new prices, of the whole and in a case
+SMALL, LARGE = 0.5, 4.0  # of the largest program: in the first cases, and where splitting does not help any more
 WIDE = 0.03  # gap at which better choices are worth more than better bounds
+HELPS = 0.2  # share of what is open by which the bound of a case that splitting helps rises
 
 
-def minimise_within(pricing: Pricing, effort: Effort) -> float:
-    """Improve the best choice of a pricing towards the optimum within the limit; returns the bound."""
+def minimise_within(pricing: Pricing, effort: Effort, known: float = -np.inf) -> float:
+    """Improve the best choice of a pricing towards the optimum within the limit; returns the bound.
+
+    Where the gap to the bound `known` is wide, better choices are worth more than better bounds, and come first.
+    """
     best = pricing.best
-    bound = look(pricing, effort)
-    wide = best.seconds - bound > WIDE * abs(bound) and not pricing.soft
+    known = known if best.seconds < np.inf else max(known, look(pricing, effort))
+    wide = WIDE * abs(known) < best.seconds - known < np.inf
     if wide:
-        wander(pricing, bound, effort)
-        bound = max(bound, look(pricing, effort, ROUNDS))
-    bound = _cases(pricing, bound, effort)
-    if not (wide or pricing.soft):
+        wander(pricing, known, effort)
+    bound = cases(pricing, effort, known)
+    if not wide and best.seconds < np.inf:
         wander(pricing, bound, effort)
     return min(best.seconds, bound)
 
 
-def _cases(pricing: Pricing, bound: float, effort: Effort) -> float:
+def cases(whole: Pricing, effort: Effort, known: float = -np.inf) -> float:
     """Split, best bound first, until nothing is left or work runs out; returns the bound."""
-    best, closed, count = pricing.best, np.inf, 0
-    cases = [(bound, 0, pricing)]
+    best, count = whole.best, 0
+    windows = WINDOWS[-1:] if best.seconds < np.inf else WINDOWS
+    bound, closed = max(known, look(whole, replace(effort, size=SMALL), FIRST, windows)), np.inf
+    cases = [(bound, 0, SMALL, whole)]
     for _ in range(max(1, CASES * effort.nodes // NODES)):
-        if not cases or best.proven(cases[0][0]) or pricing.labour.left < 0:
+        if not cases or best.proven(cases[0][0]) or whole.labour.left < 0:
             break
-        bound, at, case = heappop(cases)
-        bound = max(bound, look(case, effort, ROUNDS, WINDOWS[-1:])) if at else bound
+        known, at, size, case = heappop(cases)
+        bound = max(known, look(case, replace(effort, size=size), ROUNDS, WINDOWS[-1:])) if at else known
         children = [] if best.proven(bound) else split(case)
         closed = closed if children else min(closed, bound)
+        helps = not at or bound - known > HELPS * (best.seconds - known)
         for child in children:
             count += 1
-            heappush(cases, (bound, count, child))
-    return min(best.seconds, closed, *(bound for bound, _, _ in cases))
+            heappush(cases, (bound, count, size if helps else min(LARGE, 2 * size), child))
+    return min(best.seconds, closed, *(case[0] for case in cases))
 
 
 def split(pricing: Pricing) -> list[Pricing]:
@@ -74,7 +81,7 @@ def _parting(pricing: Pricing) -> tuple[int, float] | None:
     weight = pricing.net.weights(pricing.price)
     _, _, shares = pricing.mix()
     mixed = [(share, c) for share, c in zip(shares, pricing.columns) if share > 1e-6]
-    held = np.array([pricing.memory.scoring.held(c) for _, c in mixed]).reshape(len(mixed), -1)
+    held = np.array([pricing.memory.held(c) for _, c in mixed]).reshape(len(mixed), -1)
     share = np.array([s for s, _ in mixed])
     mean = share @ held / max(share.sum(), 1e-6)
     apart = share @ np.abs(held - mean) * weight[:-1]
@@ -97,7 +104,7 @@ def _case(pricing: Pricing, load: int, holds: Callable[[Array], Array]) -> Prici
         fit(simplify(net, CELLS, dominance=False), pricing.memory.limit)
     except Impossible:
         return None
-    held = {c: pricing.memory.scoring.held(c) for c in pricing.columns}
+    held = {c: pricing.memory.held(c) for c in pricing.columns}
     inside = [c for c, b in held.items() if holds(b[load]) and (b <= room[:-1]).all() and net.holds(c)]
     columns = {c: pricing.columns[c] for c in inside}
     return replace(pricing, net=net, bound=-np.inf, price=pricing.price.copy(), sent={}, columns=columns)

@@ -34,16 +34,18 @@ class Effort:
         nodes: Most branch-and-bound nodes of one program.
         gap: Relative gap at which to stop.
         backend: What solves integer programs: one of `ortools.BACKENDS`.
+        size: Scales the largest program to try.
     """
 
     nodes: int = NODES
     gap: float = PROVEN
     backend: str = "highs"
+    size: float = 1.0
 
     @property
     def variables(self) -> float:
         """Of the largest program to try."""
-        return VARIABLES / NODES * self.nodes
+        return VARIABLES / NODES * self.nodes * self.size
 
     @property
     def labour(self) -> float:

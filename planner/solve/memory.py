@@ -2,11 +2,16 @@
 
 Rows are kept as spans: a load is in all rows from `start` up to `stop`. Prices, totals and maxima over rows then cost
 as much as there are spans, not rows times loads.
+
+Most loads are small beside the limit. Where they are taken to hold the least they can (`lighter`), a choice holds no
+more than it does, so what is proven stays proven; and their nodes hold nothing that varies, so presolve may have them.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
+from copy import copy
 
 import numpy as np
 
@@ -26,17 +31,20 @@ class Memory:
         load: The load of each span.
         start: Its first row.
         stop: The row after its last.
+        light: Mask of the loads that are taken to hold `least`, whatever the choice.
+        least: The fewest bytes of each load.
     """
 
     def __init__(self, problem: Problem, scoring: Scoring | None = None) -> None:
         self.scoring = scoring or Scoring(problem)
         self.limit = problem.limit
-        most = _most(problem)
-        self.loads = len(most)
+        self.least, most = _ranges(problem)
+        self.loads, self.light = len(most), np.zeros(len(most), bool)
         live, counted = problem.live, most[problem.live.load] > 0
         self.load, self.start, self.stop = (a[counted] for a in (live.load, live.start, live.stop))
         self.rows = len(live.labels)
         self._keep(_maximal(self.start, self.stop, self.rows) & (self.totals(most) > self.limit))
+        self.varies = np.where(self.counted, most - self.least, 0.0)
 
     def _keep(self, kept: Array) -> None:
         """Only the rows of a mask."""
@@ -67,14 +75,40 @@ class Memory:
         """How many times a row counts each load."""
         return np.bincount(self.load[(self.start <= row) & (row < self.stop)], minlength=self.loads)
 
+    def held(self, choice: Sequence[int]) -> Array:
+        """Bytes of each load under a choice of the whole problem."""
+        return np.where(self.light, self.least, self.scoring.held(choice))
+
     def used(self, choice: Sequence[int]) -> Array:
         """Bytes of each row under a choice of the whole problem."""
-        return self.totals(self.scoring.held(choice))
+        return self.totals(self.held(choice))
+
+    def lighter(self, share: float) -> Memory | None:
+        """The same rows, which as many loads as together vary by `share` of the limit in any of them hardly change.
+
+        Returns:
+            None if no load is that small, or all are.
+        """
+        steps = np.unique(self.varies[self.varies > 0])
+        few = bisect_left(steps, True, key=lambda step: self._varying(step).max(initial=0.0) > share * self.limit)
+        if few in (0, len(steps)):
+            return None
+        other = copy(self)
+        other.light = self.varies <= steps[few - 1]
+        return other
+
+    def _varying(self, step: float) -> Array:
+        """By how much the loads that vary by at most `step` vary in each row."""
+        return self.totals(np.where(self.varies <= step, self.varies, 0.0))
 
 
-def _most(problem: Problem) -> Array:
-    nodes = [u[np.isfinite(c)].max(initial=0.0) for u, c in zip(problem.usage, problem.cost)]
-    return np.array(nodes + [0.0 if e.usage is None else e.usage.max() for e in problem.edges], dtype=float)
+def _ranges(problem: Problem) -> tuple[Array, Array]:
+    """The least and the most bytes of each load."""
+    nodes = (u[np.isfinite(c)] for u, c in zip(problem.usage, problem.cost))
+    edges = (np.zeros(0) if e.usage is None else e.usage[np.isfinite(e.cost)] for e in problem.edges)
+    found = [(held.min(), held.max()) if len(held) else (0.0, 0.0) for held in (*nodes, *edges)]
+    least, most = np.array(found, dtype=float).reshape(-1, 2).T
+    return least, most
 
 
 def _maximal(start: Array, stop: Array, rows: int) -> Array:

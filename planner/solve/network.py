@@ -210,10 +210,10 @@ def _pick(a: Array, kept: Array) -> Array:
     return a[kept]
 
 
-def network(problem: Problem, memory: Memory | None = None) -> Network:
+def network(problem: Problem, memory: Memory | None = None, known: Memo | None = None) -> Network:
     """The whole problem, with the loads that the rows of `memory` count."""
-    nodes, loads, memo = len(problem.cost), len(problem.cost) + len(problem.edges), Memo()
-    counted = memory.counted if memory else np.zeros(loads, bool)
+    nodes, loads, memo = len(problem.cost), len(problem.cost) + len(problem.edges), known or Memo()
+    counted = memory.counted & ~memory.light if memory else np.zeros(loads, bool)
     net = Network(
         unary=dict(enumerate(map(memo.one, problem.cost))),
         near={n: {} for n in range(nodes)},
@@ -222,7 +222,7 @@ def network(problem: Problem, memory: Memory | None = None) -> Network:
         cargo={},
         memory=memory,
         into=np.arange(loads + 1),
-        still=np.zeros(loads + 1),
+        still=np.append(np.where(memory.light, memory.least, 0.0), 0.0) if memory else np.zeros(loads + 1),
         active=np.ones(memory.rows if memory else 0, bool),
         size=nodes,
         memo=memo,

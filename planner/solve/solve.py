@@ -8,11 +8,10 @@ from dataclasses import replace
 import numpy as np
 
 from .base import Ready, nothing, ready
-from .branch import minimise_within
+from .branch import cases, minimise_within
 from .excess import least_excess
 from .fitting import fit
 from .free import NODES, PROVEN, Best, Effort, minimise
-from .memory import Memory
 from .network import Array, Impossible, Network
 from .prices import Labour, Pricing
 from .problem import Problem, Solution, evaluate, peak
@@ -109,9 +108,7 @@ def _solved(
     if fits.proven(bound):
         return _solution(made.problem, fits, bound), price
     known = [free.choice, *starts]
-    priced, price = _within(net.copy(), made.memory, fits, known, effort, report)
-    bound = max(bound, priced)
-    report("memory", fits.seconds, bound)
+    bound, price = _within(made, masks, fits, known, effort, bound, report)
     if np.isfinite(fits.seconds):
         return _solution(made.problem, fits, bound), price
     report("nothing fits: least excess", np.inf, bound)
@@ -119,19 +116,30 @@ def _solved(
 
 
 def _within(
-    net: Network, memory: Memory, best: Best, known: Sequence[tuple[int, ...]], effort: Effort, report: Progress
+    made: Ready,
+    masks: Mapping[int, Array],
+    best: Best,
+    known: Sequence[tuple[int, ...]],
+    effort: Effort,
+    bound: float,
+    report: Progress,
 ) -> tuple[float, Array]:
-    """Improve the best choice that fits; returns the bound, and the prices that it began with."""
-    price = np.zeros(memory.rows)
-    try:
-        seconds = memory.scoring.seconds
-        pricing = Pricing(fit(net, memory.limit), memory, best, seconds, Labour(effort.labour), report=report)
-        for choice in known:
-            pricing.add(choice)
-        bound = minimise_within(pricing, effort)
-        return bound, pricing.price if len(pricing.price) else price
-    except Impossible:
-        return best.seconds, price
+    """Improve the best choice that fits: what is large first, then all; returns the bound and the prices behind it."""
+    price = np.zeros(made.memory.rows)
+    for name, one, search in (("large loads", made.light, cases), ("memory", made, minimise_within)):
+        if one is None or best.proven(bound):
+            continue
+        try:
+            net = fit(one.left(masks), one.memory.limit)
+            pricing = Pricing(net, one.memory, best, made.scoring.seconds, Labour(effort.labour), report=report)
+            for choice in known:
+                pricing.add(choice)
+            bound = max(bound, search(pricing, effort, bound))
+            price = pricing.price if len(pricing.price) else price
+        except Impossible:
+            bound = best.seconds
+        report(name, best.seconds, bound)
+    return bound, price
 
 
 def _misfit(
@@ -142,7 +150,7 @@ def _misfit(
     relaxed = ready(replace(made.problem, limit=peak(made.problem, least.choice)))
     best = Best(relaxed.scoring.within, effort.gap)
     best.offer(least.choice)
-    bound, _ = _within(relaxed.left(masks), relaxed.memory, best, [*known, least.choice], effort, _silent)
+    bound, _ = _within(relaxed, masks, best, [*known, least.choice], effort, -np.inf, _silent)
     if least.seconds == 0:
         return _solution(made.problem, best, bound)
     return misfit(made.problem, best.choice, min(bound, best.seconds), short)
