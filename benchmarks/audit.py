@@ -1,11 +1,13 @@
-"""`python -m benchmarks.audit [words]`: the real TPU compiler's programs beside their plans, without a TPU.
+"""`python -m benchmarks.audit [names]`: the real TPU compiler's programs beside their plans, without a TPU.
 
 For each workload: collectives as planned and as compiled, peak memory, time. Then the time along the compiled schedule
 of our plan, of no plan, and of layouts that people know, each at its best and written as sharding constraints. In all
 of them the compiler chooses how arguments lie in memory (`auto_layouts`); one column is ours where it may not. Needs
-the extra `tpu-aot`. Words pick cases whose name has all of them.
+the extra `tpu-aot`. A case is printed as soon as it is finished, all of them together at the end. Names, or parts of
+whole words such as `"prefill, batch 1"`, pick cases; several pick what any of them picks.
 """
 
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -177,23 +179,43 @@ def row(found: Audit) -> list[str]:
     return [f"{found.surprising:.2%}", f"{found.absent:.2%}", *peaks, *time, *parts]
 
 
-def main(words: Sequence[str]) -> None:
-    """Prints both tables."""
-    console = Console(width=200)
+def tables() -> tuple[Table, Table]:
+    """Both tables, without rows."""
     columns = ("surprise", "absent", "GB", "compiled", "error", "predicted", "schedule", "error")
     audits = table("Planned and compiled", "workload", "topology", *columns, "compute", "exposed", "hidden")
-    rivals = table(
-        "Time along the compiled schedule", "workload", "topology", "ours", "as they lie", "no plan", *LAYOUTS
-    )
-    for case in (c for c in CASES if all(w in c.name for w in words)):
-        try:
-            found = audited(case, case.auto_layouts)
-        except (PlanError, jax.errors.JaxRuntimeError) as error:
-            console.print(f"{case.name}: {str(error)[:200]}", markup=False)
-            continue
-        audits.add_row(case.name, case.topology, *row(found))
-        rivals.add_row(case.name, case.topology, *times(case, found.seconds))
-    console.print(audits, rivals)
+    rivals = ("ours", "as they lie", "no plan", *LAYOUTS)
+    return audits, table("Time along the compiled schedule", "workload", "topology", *rivals)
+
+
+def rows(case: Case) -> tuple[list[str], list[str]]:
+    """The case's row of each table; where it has no plan or does not compile, why, and no times."""
+    try:
+        found = audited(case, case.auto_layouts)
+    except (PlanError, jax.errors.JaxRuntimeError) as error:
+        return [case.name, case.topology, str(error)[:200]], [case.name, case.topology]
+    return [case.name, case.topology, *row(found)], [case.name, case.topology, *times(case, found.seconds)]
+
+
+def picked(names: Sequence[str]) -> Sequence[Case]:
+    """Cases whose name has one of these in it, as whole words; all without names."""
+    cases = [c for c in CASES if not names or any(re.search(rf"\b{re.escape(n)}\b", c.name) for n in names)]
+    if not cases:
+        raise SystemExit(f"no case is named {' or '.join(names)}; cases are: {'; '.join(c.name for c in CASES)}")
+    return cases
+
+
+def main(names: Sequence[str]) -> None:
+    """Prints each case's rows as they are found, then both tables."""
+    console, cases, whole = Console(width=200), picked(names), tables()
+    for case in cases:
+        found = rows(case)
+        for one, every, cells in zip(tables(), whole, found, strict=True):
+            one.add_row(*cells)
+            every.add_row(*cells)
+            console.print(one)
+        sys.stdout.flush()
+    if len(cases) > 1:
+        console.print(*whole)
 
 
 if __name__ == "__main__":
