@@ -44,6 +44,7 @@ class Site:
         out: Spec of the result.
         opened: Axes over which the result stays an open sum. It leaves the ring with a dim in front, split over them,
             and is summed over that dim: where the reduction goes is the compiler's or a constraint's business.
+        order: The devices along the axis as they stand round the ring; empty for in the order of their numbers.
     """
 
     kind: Literal["all_gather", "reduce_scatter"]
@@ -52,6 +53,7 @@ class Site:
     rhs: PartitionSpec
     out: PartitionSpec
     opened: tuple[str, ...] = ()
+    order: tuple[int, ...] = ()
 
 
 def fuse(closed: Any, sites: Mapping[Path, Site], mesh: Mesh | AbstractMesh) -> Any:
@@ -109,7 +111,7 @@ def _local(site: Site, names: tuple[Loops, Loops, Loops], params: Mapping[str, A
         ring = matmul_reduce_scatter
         where = {"scatter_dim": names[2].index(loop)}
     _agree(lhs, rhs, out)
-    return lambda a, b: finish(ring(a, b, axis_name=axis, **common, **where))
+    return lambda a, b: finish(ring(a, b, axis_name=axis, order=site.order, **common, **where))
 
 
 def _split(spec: PartitionSpec, names: Loops) -> Split:

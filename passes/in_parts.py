@@ -25,8 +25,8 @@ from passes.moves import TILE, devices
 from passes.ring import DotDims
 from passes.way import Axes, Shard, Sizes, Torus, steps
 
-LARGE = 1 << 26
-"""Bytes of a result that does not lie twice in the fast memory of a chip: VMEM or CMEM, 128 MiB."""
+LARGE = 1 << 25
+"""Bytes of a result that is not laid anew in the fast memory of a chip: a quarter of it, VMEM or CMEM of 128 MiB."""
 
 
 def leading_scatters(have: Shard, want: Shard, torus: Torus) -> list[Axes]:

@@ -74,6 +74,7 @@ def all_gather_matmul(
     operand: int = 0,
     precision: Any = None,
     preferred_element_type: Any = None,
+    order: Sequence[int] = (),
 ) -> jax.Array:
     """`dot_general` of an operand that is gathered over a mesh axis, without waiting for all of it.
 
@@ -87,6 +88,8 @@ def all_gather_matmul(
         operand: Which one is gathered, 0 for lhs or 1 for rhs.
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
+        order: The devices along the axis as they stand round the ring, neighbours near each other; by default in the
+            order of their numbers.
 
     Returns:
         What `dot_general` gives for the gathered operand, whole on every device.
@@ -101,7 +104,7 @@ def all_gather_matmul(
     """
     gathered, other = (lhs, rhs) if operand == 0 else (rhs, lhs)
     kinds = {"precision": precision, "preferred_element_type": preferred_element_type}
-    ring = {"axis_name": axis_name, "gather_dim": gather_dim, "operand": operand}
+    ring = {"axis_name": axis_name, "gather_dim": gather_dim, "operand": operand, "order": order}
     return all_gather_matmuls(gathered, [other], dimension_numbers, **ring, **kinds)[0]
 
 
@@ -115,6 +118,7 @@ def all_gather_matmuls(
     operand: int = 0,
     precision: Any = None,
     preferred_element_type: Any = None,
+    order: Sequence[int] = (),
 ) -> list[jax.Array]:
     """As `all_gather_matmul`, several with one operand, which is gathered once.
 
@@ -130,6 +134,8 @@ def all_gather_matmuls(
         operand: Which one `gathered` is, 0 for lhs or 1 for rhs.
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
+        order: The devices along the axis as they stand round the ring, neighbours near each other; by default in the
+            order of their numbers.
 
     Returns:
         What `dot_general` gives for each, whole on every device.
@@ -138,16 +144,16 @@ def all_gather_matmuls(
 
         gathered [M/n, K], others [K, N] and [K, O], gather_dim=0 -> [M, N] and [M, O]
     """
-    size, n, me = gathered.shape[gather_dim], lax.axis_size(axis_name), lax.axis_index(axis_name)
+    size, ring = gathered.shape[gather_dim], _Ring.of(axis_name, order)
     kinds = dimension_numbers, precision, preferred_element_type
     products = [_Product.of(gathered, other, operand, gather_dim, *kinds) for other in others]
-    if n == 1:
+    if ring.n == 1:
         return [p.dot(*p.ordered(gathered, p.other)) for p in products]
     totals: list[jax.Array | None] = [None] * len(products)
-    for device, chunk in _from_both_sides(gathered, me, n, axis_name):
-        at = device % n * size
+    for device, chunk in _from_both_sides(gathered, ring):
+        at = device * size
         parts = [p.part(chunk, at, size) for p in products]
-        totals = [_put(total, part, p.out, p.loop, at, n) for total, part, p in zip(totals, parts, products)]
+        totals = [_put(total, part, p.out, p.loop, at, ring.n) for total, part, p in zip(totals, parts, products)]
     return [total.astype(p.dot.dtype) for total, p in zip(totals, products) if total is not None]
 
 
@@ -181,17 +187,17 @@ class _Product:
         return (chunk, other) if self.operand == 0 else (other, chunk)
 
 
-def _from_both_sides(x: jax.Array, me: jax.Array, n: int, axis_name: Axis) -> Iterator[tuple[jax.Array, jax.Array]]:
+def _from_both_sides(x: jax.Array, ring: "_Ring") -> Iterator[tuple[jax.Array, jax.Array]]:
     """The chunks of all devices with whose they are, the nearest first; each is on its way before the last is used."""
-    yield me, x
+    yield ring.device(0), x
     ahead = behind = x
-    for k in range(1, n):
+    for k in range(1, ring.n):
         if k % 2:
-            ahead = _sent(ahead, axis_name, 1)
-            yield me - (k + 1) // 2, ahead
+            ahead = ring.sent(ahead, 1)
+            yield ring.device(-((k + 1) // 2)), ahead
         else:
-            behind = _sent(behind, axis_name, -1)
-            yield me + k // 2, behind
+            behind = ring.sent(behind, -1)
+            yield ring.device(k // 2), behind
 
 
 def _put(total: jax.Array | None, part: jax.Array, out: Loops, loop: int, at: jax.Array, n: int) -> jax.Array:
@@ -213,6 +219,7 @@ def matmul_reduce_scatter(
     scatter_dim: int,
     precision: Any = None,
     preferred_element_type: Any = None,
+    order: Sequence[int] = (),
 ) -> jax.Array:
     """`dot_general` whose results are summed over a mesh axis, each device keeping one chunk of the sum.
 
@@ -224,6 +231,8 @@ def matmul_reduce_scatter(
         scatter_dim: The dim of the result to split.
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
+        order: The devices along the axis as they stand round the ring, neighbours near each other; by default in the
+            order of their numbers.
 
     Returns:
         This device's chunk of the sum.
@@ -237,7 +246,8 @@ def matmul_reduce_scatter(
     """
     dot = _Dot(dimension_numbers, precision, preferred_element_type or jnp.result_type(lhs, rhs))
     *terms, out = loops(dimension_numbers, lhs.ndim, rhs.ndim)
-    loop, n, me = out[scatter_dim], lax.axis_size(axis_name), lax.axis_index(axis_name)
+    loop, ring = out[scatter_dim], _Ring.of(axis_name, order)
+    n = ring.n
     (whole, *_) = [x.shape[term.index(loop)] for x, term in zip((lhs, rhs), terms) if loop in term]
     if n == 1:
         return dot(lhs, rhs)
@@ -245,45 +255,70 @@ def matmul_reduce_scatter(
         raise ValueError(f"cannot scatter dim {scatter_dim} of size {whole} over {n} devices of axis {axis_name!r}")
 
     def product(device: jax.Array) -> jax.Array:
-        at = device % n * (whole // n)
+        at = device * (whole // n)
         return dot(*(_chunk(x, term, loop, at, whole // n) for x, term in zip((lhs, rhs), terms)))
 
-    return _met(product, me, n, axis_name)
+    return _met(product, ring)
 
 
-def _met(product: Callable[[jax.Array], jax.Array], me: jax.Array, n: int, axis_name: Axis) -> jax.Array:
+def _met(product: Callable[[jax.Array], jax.Array], ring: "_Ring") -> jax.Array:
     """The sum of all devices' `product(me)`: sums come from both sides and meet at `me`.
 
     They take turns: one travels a step while the product is computed that joins the other.
     """
     arrived: dict[int, jax.Array | None] = {1: None, -1: None}
     held = None
-    for k in range(n - 1, 0, -1):
+    for k in range(ring.n - 1, 0, -1):
         way = 1 if k % 2 else -1
-        device, arrived[-way] = _onwards(held, axis_name, -way, me + way * ((k + 1) // 2))
+        device, arrived[-way] = _onwards(held, ring, -way, ring.device(way * ((k + 1) // 2)))
         part, before = product(device), arrived[way]
         held = part if before is None else part + before
-    device, arrived[1] = _onwards(held, axis_name, 1, me)
+    device, arrived[1] = _onwards(held, ring, 1, ring.device(0))
     own = lax.optimization_barrier(product(device))  # else the sum that is still on its way holds it up
     return sum((x for x in arrived.values() if x is not None), own)
 
 
-def _onwards(held: jax.Array | None, axis_name: Axis, step: int, device: jax.Array) -> tuple[Any, jax.Array | None]:
+def _onwards(held: jax.Array | None, ring: "_Ring", step: int, device: jax.Array) -> tuple[Any, jax.Array | None]:
     """Sends a sum on, and only when there is one says whose chunk is next."""
     if held is None:
         return device, None
     device, tied = lax.optimization_barrier((device, held))
-    return device, _sent(tied, axis_name, step)
+    return device, ring.sent(tied, step)
 
 
 def _chunk(x: jax.Array, term: Loops, loop: int, at: jax.Array, size: int) -> jax.Array:
     return lax.dynamic_slice_in_dim(x, at, size, term.index(loop)) if loop in term else x
 
 
-def _sent(x: jax.Array, axis_name: Axis, step: int) -> jax.Array:
-    axes, devices = _numbered(axis_name)
-    n = len(devices)
-    return lax.ppermute(x, axes, [(devices[i], devices[(i + step) % n]) for i in range(n)])
+@dataclass(frozen=True)
+class _Ring:
+    """Devices round a ring, by their numbers along `axis_name`: in the order of those where `order` is empty."""
+
+    axis_name: Axis
+    n: int
+    order: tuple[int, ...]
+
+    @classmethod
+    def of(cls, axis_name: Axis, order: Sequence[int]) -> "_Ring":
+        n = lax.axis_size(axis_name)
+        if order and sorted(order) != list(range(n)):
+            raise ValueError(f"order {tuple(order)} does not name each of the {n} devices of axis {axis_name!r} once")
+        return cls(axis_name, n, tuple(order))
+
+    def device(self, ahead: int) -> jax.Array:
+        """The number of the device so many places ahead of this one."""
+        me = lax.axis_index(self.axis_name)
+        if not self.order:
+            return (me + ahead) % self.n
+        places = [(self.order.index(i) + ahead) % self.n for i in range(self.n)]
+        devices = jnp.array([self.order[place] for place in places])
+        return lax.dynamic_index_in_dim(devices, me, keepdims=False)
+
+    def sent(self, x: jax.Array, step: int) -> jax.Array:
+        """What the device so many places behind this one has."""
+        axes, numbers = _numbered(self.axis_name)
+        devices = [numbers[i] for i in self.order or range(self.n)]
+        return lax.ppermute(x, axes, [(devices[i], devices[(i + step) % self.n]) for i in range(self.n)])
 
 
 def _numbered(axis_name: Axis) -> tuple[Axis, Sequence[int]]:

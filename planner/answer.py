@@ -104,7 +104,8 @@ def _ring(answer: Answer, n: int) -> Ring | None:
     lhs, rhs = (answer.taken_spec(n, i) for i in (0, 1))
     kind = "reduce_scatter" if ring.place == RESULT else "all_gather"
     axes, out, opened = answer.ordered.orders[n][RING], answer.spec(Port(n)), answer.open_axes(Port(n))
-    return Ring(kind=kind, axes=axes, lhs=lhs, rhs=rhs, out=out, opened=opened)
+    order = answer.formulation.mesh.ring(axes)
+    return Ring(kind=kind, axes=axes, lhs=lhs, rhs=rhs, out=out, opened=opened, order=order)
 
 
 def _passed_on(f: Formulation, n: int, x: int) -> dict[str, Any]:

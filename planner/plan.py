@@ -41,7 +41,10 @@ class Value(_Record):
 
 
 class Ring(_Record):
-    """A collective inside of a matmul: kind, axes, specs of operands and result, and the axes that it leaves open."""
+    """A collective inside of a matmul: kind, axes, specs of operands and result, and the axes that it leaves open.
+
+    `order` are the devices along the axes as they stand round the ring; empty for in the order of their numbers.
+    """
 
     kind: Literal["all_gather", "reduce_scatter"]
     axes: tuple[str, ...]
@@ -49,6 +52,7 @@ class Ring(_Record):
     rhs: Spec
     out: Spec
     opened: tuple[str, ...] = ()
+    order: tuple[int, ...] = ()
 
 
 class Operation(_Record):
@@ -208,7 +212,7 @@ class Plan(_Record):
     def rings(self) -> dict[Path, Site]:
         """The matmuls that `passes.collective_matmul` makes rings."""
         return {
-            parse(op.path): Site(r.kind, r.axes, to_spec(r.lhs), to_spec(r.rhs), to_spec(r.out), r.opened)
+            parse(op.path): Site(r.kind, r.axes, to_spec(r.lhs), to_spec(r.rhs), to_spec(r.out), r.opened, r.order)
             for op in self.operations
             if (r := op.ring)
         }

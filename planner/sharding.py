@@ -10,11 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import permutations
+from math import prod
 
 import numpy as np
 from jax.sharding import PartitionSpec
 
 from passes.way import parts_of
+from planner.cost.cycle import Cycle
 
 Array = np.ndarray
 
@@ -24,12 +26,15 @@ class MeshShape:
     """Names and sizes of a mesh's axes; bit `i` of a mask stands for axis `i`.
 
     Attributes:
-        walks: For each axis the lengths of the torus axes that it walks; empty where there is no torus.
+        walks: For each axis the torus axes that it walks: their lengths, and whether they close. Empty where there is
+            no torus.
+        in_planes: Whether gathers and scatters go over a plane of the torus at most.
     """
 
     names: tuple[str, ...]
     sizes: tuple[int, ...]
-    walks: tuple[tuple[int, ...], ...] = ()
+    walks: tuple[tuple[tuple[int, bool], ...], ...] = ()
+    in_planes: bool = False
 
     @cached_property
     def size(self) -> Array:
@@ -46,11 +51,21 @@ class MeshShape:
         return {kind: self._parts(kind) for kind in ("reduce_scatter", "all_gather")}
 
     def _parts(self, kind: str) -> Array:
-        torus = dict(zip(self.names, self.walks))
+        lengths = [tuple(n for n, _ in walk) for walk in self.walks] if self.in_planes else []
+        torus = dict(zip(self.names, lengths))
         found = [parts_of(kind, self.axes(m), torus) for m in range(1 << len(self.sizes))]
         most = max(map(len, found))
         masks = [[0] * (most - len(parts)) + [self.mask(axes) for axes in parts] for parts in found]
         return np.array(masks).T
+
+    def ring(self, axes: Sequence[str]) -> tuple[int, ...]:
+        """The devices along some axes, major to minor, as they stand round a ring; empty for in that order."""
+        walks = dict(zip(self.names, self.walks))
+        sizes = dict(zip(self.names, self.sizes))
+        if any(prod(n for n, _ in walks.get(axis, ())) != sizes[axis] for axis in axes):
+            return ()
+        order = Cycle(tuple(place for axis in axes for place in walks[axis])).order
+        return () if order == tuple(sorted(order)) else order
 
     @property
     def splitting(self) -> int:

@@ -61,8 +61,9 @@ class Setting:
     @property
     def shape(self) -> MeshShape:
         """The mesh's axes."""
-        walks = tuple(link.walks for link in self.machine.links(self.mesh))
-        return MeshShape(tuple(self.mesh.axis_names), tuple(self.mesh.shape.values()), walks)
+        names, sizes = tuple(self.mesh.axis_names), tuple(self.mesh.shape.values())
+        links = self.machine.links(self.mesh)
+        return MeshShape(names, sizes, tuple(link.walks for link in links), any(link.in_planes for link in links))
 
     @property
     def model(self) -> CostModel:

@@ -36,6 +36,7 @@ class Dot:
     sizes: tuple[int, ...]
     axes: tuple[str, ...]
     dtype: type
+    order: tuple[int, ...] = ()
 
     @property
     def numbers(self):
@@ -55,7 +56,8 @@ def dots(draw):
     dtype = draw(st.sampled_from([jnp.float32, jnp.bfloat16]))
     sizes = draw(st.sampled_from(SIZES))
     axes = tuple(draw(st.permutations("xy"[: len(sizes)])))
-    return Dot("bmk" if lacking(lhs, dtype) else lhs, rhs, sizes, axes, dtype)
+    order = tuple(draw(st.just([]) | st.permutations(range(np.prod(sizes)))))
+    return Dot("bmk" if lacking(lhs, dtype) else lhs, rhs, sizes, axes, dtype, order)
 
 
 def every_dot(seed):
@@ -65,7 +67,8 @@ def every_dot(seed):
     for i, sizes in enumerate(SIZES):
         dtype = (jnp.float32, jnp.bfloat16)[(seed + i) % 2]
         lhs, rhs, axes = mixed("bmk"), mixed("bkn"), tuple(mixed("xy"[: len(sizes)]))
-        yield Dot("bmk" if lacking(lhs, dtype) else lhs, rhs, sizes, axes, dtype)
+        order = tuple(rng.permutation(np.prod(sizes)).tolist()) if i % 2 else ()
+        yield Dot("bmk" if lacking(lhs, dtype) else lhs, rhs, sizes, axes, dtype, order)
 
 
 def spec(dims, **axes):
@@ -100,17 +103,23 @@ def gathered(dot, operand, dim, by_hand):
     split = spec((dot.lhs, dot.rhs)[operand], **{dim: dot.axes})
     specs = (P(), split) if operand else (split, P())
     if not by_hand:
-        return fused(Site("all_gather", dot.axes, specs[0], specs[1], P()), dot.sizes, dot.numbers, dot.dtype)
-    where = {"axis_name": dot.axes, "gather_dim": (dot.lhs, dot.rhs)[operand].index(dim), "operand": operand}
-    local = functools.partial(all_gather_matmul, dimension_numbers=dot.numbers, **where)
+        site = Site("all_gather", dot.axes, specs[0], specs[1], P(), order=dot.order)
+        return fused(site, dot.sizes, dot.numbers, dot.dtype)
+    where = {
+        "order": dot.order,
+        "axis_name": dot.axes,
+        "gather_dim": (dot.lhs, dot.rhs)[operand].index(dim),
+        "operand": operand,
+    }
+    local = functools.partial(all_gather_matmul, dimension_numbers=dot.numbers, order=dot.order, **where)
     return jax.shard_map(local, mesh=programs.mesh(*dot.sizes), in_specs=specs, out_specs=P(), check_vma=False)
 
 
 def scattered(dot, dim, by_hand):
     specs = (spec(dot.lhs, k=dot.axes), spec(dot.rhs, k=dot.axes), spec("bmn", **{dim: dot.axes}))
     if not by_hand:
-        return fused(Site("reduce_scatter", dot.axes, *specs), dot.sizes, dot.numbers, dot.dtype)
-    where = {"axis_name": dot.axes, "scatter_dim": "bmn".index(dim)}
+        return fused(Site("reduce_scatter", dot.axes, *specs, order=dot.order), dot.sizes, dot.numbers, dot.dtype)
+    where = {"order": dot.order, "axis_name": dot.axes, "scatter_dim": "bmn".index(dim)}
     local = functools.partial(matmul_reduce_scatter, dimension_numbers=dot.numbers, **where)
     return jax.shard_map(local, mesh=programs.mesh(*dot.sizes), in_specs=specs[:2], out_specs=specs[2])
 
@@ -166,6 +175,15 @@ BMK_BKN = (((2,), (1,)), ((0,), (0,)))
 )
 def test_two_axes(site):
     same(fused(site, (2, 4), BMK_BKN, jnp.float32), "bmk,bkn->bmn", jnp.float32)
+
+
+@pytest.mark.parametrize("ring", [all_gather_matmul, matmul_reduce_scatter])
+def test_an_order_names_every_device_once(ring):
+    where = {"gather_dim" if ring is all_gather_matmul else "scatter_dim": 0}
+    local = functools.partial(ring, dimension_numbers=MATMUL, axis_name="x", order=(0, 2, 2, 1), **where)
+    mapped = jax.shard_map(local, mesh=programs.mesh(4), in_specs=(P("x"), P()), out_specs=P("x"))
+    with pytest.raises(ValueError, match=r"order \(0, 2, 2, 1\) does not name each of the 4 devices of axis 'x' once"):
+        jax.eval_shape(mapped, jnp.ones((16, 4)), jnp.ones((4, 4)))
 
 
 @pytest.mark.parametrize("gather_dim", [0, 1])

@@ -61,7 +61,7 @@ def test_the_way_says_which_scatters_lead():
     [
         ((1 << 14, 1024), True),
         ((1 << 14, 896), False),
-        ((1 << 13, 1024), False),
+        ((1 << 12, 1024), False),
         ((1 << 12, 4, 1024), False),
         ((1 << 24,), False),
     ],

@@ -185,3 +185,16 @@ def test_the_tpu_compiler_follows_the_plan():
     assert found.pairs
     assert found.surprising < 0.01 and found.absent < 0.01
     assert found.estimated and found.predicted_seconds == pytest.approx(found.seconds, rel=0.5)
+
+
+@needs_libtpu
+def test_rings_on_rows_that_do_not_close_are_asynchronous():
+    """On v5e a permute of more than two hops is not: a row is walked by every other chip, and back."""
+    on = topology_mesh("v5e:4x8")
+    shapes = [jax.ShapeDtypeStruct(s, jnp.bfloat16) for s in ((32768, 28672), (28672, 8192))]
+    lhs, rhs, out = PartitionSpec(None, ("y", "x")), PartitionSpec("y", "x"), PartitionSpec(None, ("x", "y"))
+    fun = planner.autoshard(jnp.matmul, mesh=on, in_shardings=(lhs, rhs), out_shardings=out)
+    (ring,) = [op.ring for op in fun.plan(*shapes).operations if op.ring]
+    assert ring.axes == ("x",) and ring.order == (0, 2, 3, 1)
+    text = fun.lower(*shapes).compile().as_text()
+    assert "collective-permute-start(" in text and "collective-permute(" not in text

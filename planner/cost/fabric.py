@@ -11,6 +11,8 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
+from planner.cost.cycle import Cycle
+
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
@@ -81,9 +83,17 @@ class Link:
         return tuple(part for part in self.parts or (self,) if part.size > 1)
 
     @property
-    def walks(self) -> tuple[int, ...]:
-        """The lengths of the torus axes that it walks, where a collective over several of them is one ring."""
-        return tuple(int(wire.size) for wire in self.wires() if wire.ring)
+    def walks(self) -> tuple[tuple[int, bool], ...]:
+        """The length of each torus axis that it walks, and whether that closes; empty if it leaves a torus."""
+        wires = self.wires()
+        if any(wire.switched or wire.outer for wire in wires):
+            return ()
+        return tuple((int(wire.size), _closes(wire)) for wire in wires)
+
+    @property
+    def in_planes(self) -> bool:
+        """Whether a gather or scatter is one ring through several torus axes (`Fabric.one_ring`)."""
+        return any(wire.ring for wire in self.wires())
 
 
 def joined(links: Sequence[Link]) -> Link:
@@ -129,20 +139,34 @@ def gather_latency(links: Sequence[Link]) -> float:
 
 
 def ring_bandwidth(links: Sequence[Link]) -> float:
-    """Bytes/s to each of both neighbours at once in a ring through all devices: every way has its share of a link.
-
-    On a row that does not close, what goes from its last device to the first passes all others on their way back.
-    """
-    return min((link.bandwidth / 2 for link in links), default=inf)
+    """Bytes/s to each of both neighbours at once in a ring through all devices (`planner.cost.cycle`)."""
+    ring = _cycle(links)
+    if ring is None:
+        return min((link.bandwidth / 2 for link in links), default=inf)
+    ways = (link.bandwidth / (2 if _closes(link) and link.size > 2 else 1) for link in links)
+    return min((way / load for way, load in zip(ways, ring.loads)), default=inf)
 
 
 def ring_hop(links: Sequence[Link]) -> float:
-    """Seconds to the farthest neighbour in that ring: from the end of a row to the begin of the next."""
-    return sum(link.hop * (1 if _closes(link) else link.diameter) for link in links)
+    """Seconds to the farthest neighbour in that ring."""
+    ring = _cycle(links)
+    return latency(links) if ring is None else ring.hops * max(latency([x]) / _reach(x) for x in links)
+
+
+def _reach(link: Link) -> int:
+    """Places between the two farthest devices."""
+    return int(link.size // 2 if _closes(link) else link.size - 1)
+
+
+def _cycle(links: Sequence[Link]) -> Cycle | None:
+    """The ring through the places of a torus; None where a switch or a network is on the way."""
+    if not links or any(link.switched or link.outer for link in links):
+        return None
+    return Cycle(tuple((int(link.size), _closes(link)) for link in links))
 
 
 def _closes(link: Link) -> bool:
-    return link.switched or link.diameter <= link.size // 2
+    return link.diameter <= link.size // 2
 
 
 def phases(links: Sequence[Link]) -> int:
