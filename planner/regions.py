@@ -27,6 +27,7 @@ from passes.layout import compact, laid_out
 from passes.lookup import lookup
 from passes.ragged import ragged
 from passes.region import SCOPE, Local, Region
+from passes.rows import single_row, two_rows
 from passes.way import Shard, Torus, nearest, steps
 from planner.cost.torus import torus_spans
 from planner.plan import Operation, Plan, Spec
@@ -111,16 +112,31 @@ def ring_of(path: Path, eqn: Any, operation: Operation, site: Site) -> Local | N
 def kept(eqn: Any, local: Local, mesh: Mapping[str, int]) -> Local:
     """The same, its result laid out as an argument would be."""
     aval = eqn.outvars[0].aval
-    shape = [size // prod(mesh[axis] for axis in axes) for size, axes in zip(aval.shape, local.results[0][0].dims)]
-    order = compact(shape, aval.dtype.itemsize)
+    order = compact(_shard_shape(aval, local.results[0][0], mesh), aval.dtype.itemsize)
     return replace(local, instead=lambda *xs: laid_out(jaxpr.bind(eqn, *xs, params=local.params)[0], order))
+
+
+def rowed(eqn: Any, local: Local, mesh: Mapping[str, int]) -> Local:
+    """The same; a matmul one of whose operands has a single row there gets a second."""
+    if jaxpr.primitive_name(eqn) != "dot_general" or local.params is None or not all(local.operands):
+        return local
+    avals = [v.aval for v in eqn.invars]
+    lhs, rhs = (_shard_shape(a, shard, mesh) for a, shard in zip(avals, local.operands) if shard)
+    single = single_row((lhs, rhs), eqn.params["dimension_numbers"])
+    if single is None or any(a.dtype.itemsize > 2 for a in avals):  # the matrix unit would round wider ones
+        return local
+    return replace(local, instead=two_rows(local.params, single))
+
+
+def _shard_shape(aval: Any, shard: Shard, mesh: Mapping[str, int]) -> list[int]:
+    return [size // prod(mesh[axis] for axis in axes) for size, axes in zip(aval.shape, shard.dims)]
 
 
 def at_once(eqn: Any, local: Local, want: Shard, mesh: Mapping[str, int], torus: Torus) -> Local:
     """The same; a matmul whose result goes on to be scattered along its last dim does so itself."""
     made, *pins = local.results[0]
     aval, scatters = eqn.outvars[0].aval, leading_scatters(made, want, torus)
-    shape = [size // prod(mesh[axis] for axis in axes) for size, axes in zip(aval.shape, made.dims)]
+    shape = _shard_shape(aval, made, mesh)
     if local.params is None or not scatters or not pays(shape, aval.dtype.itemsize, scatters, mesh):
         return local
     way = _path(after(made, scatters), *pins)
@@ -196,7 +212,9 @@ class _Body:
         if operation.ring:
             return ring_of((*self.path, i), eqn, operation, self.sites[*self.path, i])
         local = local_of(eqn, operation, self.plan.mesh)
-        return kept(eqn, local, self.plan.mesh) if local and self.tiled and self.updates(eqn) else local
+        if local is None or not self.tiled:
+            return local
+        return kept(eqn, local, self.plan.mesh) if self.updates(eqn) else rowed(eqn, local, self.plan.mesh)
 
     def updates(self, eqn: Any) -> bool:
         """Whether an equation writes a slice of what the body takes into what it gives."""
