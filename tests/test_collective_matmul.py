@@ -105,12 +105,7 @@ def gathered(dot, operand, dim, by_hand):
     if not by_hand:
         site = Site("all_gather", dot.axes, specs[0], specs[1], P(), order=dot.order)
         return fused(site, dot.sizes, dot.numbers, dot.dtype)
-    where = {
-        "order": dot.order,
-        "axis_name": dot.axes,
-        "gather_dim": (dot.lhs, dot.rhs)[operand].index(dim),
-        "operand": operand,
-    }
+    where = {"axis_name": dot.axes, "gather_dim": (dot.lhs, dot.rhs)[operand].index(dim), "operand": operand}
     local = functools.partial(all_gather_matmul, dimension_numbers=dot.numbers, order=dot.order, **where)
     return jax.shard_map(local, mesh=programs.mesh(*dot.sizes), in_specs=specs, out_specs=P(), check_vma=False)
 
