@@ -117,9 +117,9 @@ def plan_program(
     if solution.status == "infeasible":
         raise stages.explain_misfit(formulation, solution, smallest_mesh(program, setting, ins, outs), setting)
     with clock("order"):
-        solution = stages.with_orders(formulation, solution, setting)
+        solution, ordered = stages.with_orders(formulation, made, solution, setting)
     with clock("write"):
-        plan = stages.plan_of(program, formulation, solution, [k for k, _ in scored], setting, name)
+        plan = stages.plan_of(program, formulation, solution, [k for k, _ in scored], setting, name, ordered)
     plan._timings.update(clock.seconds)
     plan._question = Question(program, setting, ins, outs, name, solution.choice)
     return plan

@@ -7,7 +7,7 @@ that two or more axes split, so that the permutes cost least: the same kind of p
 node.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import permutations, product
@@ -26,6 +26,8 @@ from planner.strategy import Ring
 Array = np.ndarray
 Order = Mapping[int, tuple[str, ...]]
 """The mesh axes of each factor, major to minor; those of a ring under the key RING."""
+Placed = tuple[int, Order]
+"""A strategy of a node, and the order of its axes."""
 RING = -1
 GROWTH = {"slice": 1, "reduce_scatter": 1, "all_gather": -1, "all_to_all": 0, "all_reduce": 0, "permute": 0}
 """Whether a move leaves each device a part of what it had, or as many times more."""
@@ -52,29 +54,24 @@ class Ordered:
 
 def order_axes(formulation: Formulation, choice: Sequence[int], model: CostModel) -> Ordered:
     """The cheapest orders for a choice of strategies."""
-    domains = [list(_orders(formulation, n, x)) for n, x in enumerate(choice)]
-    edges = tuple(_edges(formulation, domains, choice, model))
+    domains = [list(placings(formulation, n, [x])) for n, x in enumerate(choice)]
+    edges = tuple(permuting(formulation, domains, model))
     cost = tuple(np.zeros(len(d)) for d in domains)
     problem = Problem(cost, edges, cost)
     picked = solve(problem).choice
-    orders = tuple(domain[i] for domain, i in zip(domains, picked))
+    placed = [domain[i] for domain, i in zip(domains, picked)]
     permutes = {
-        i: tuple(_permutes(formulation, i, e, orders[e.source.node], orders[e.target], choice, model))
+        i: _permutes(formulation, i, _ends(formulation, e, placed[e.source.node], placed[e.target]), model)
         for i, e in enumerate(formulation.graph.edges)
     }
     left = {i: p for i, p in permutes.items() if p}
     trips = {i: formulation.graph.edges[i].trips for i in left}
-    return Ordered(orders, left, evaluate(problem, picked), trips)
+    return Ordered(tuple(order for _, order in placed), left, evaluate(problem, picked), trips)
 
 
-def with_permutes(problem: Problem, choice: Sequence[int], ordered: Ordered) -> Problem:
-    """The problem where the chosen pair of strategies of each edge costs its permutes as well, all trips."""
-    edges = list(problem.edges)
-    for i, permutes in ordered.permutes.items():
-        edge, cost = edges[i], edges[i].cost.copy()
-        cost[edge.row[choice[edge.u]], edge.col[choice[edge.v]]] += ordered.trips[i] * sum(p.seconds for p in permutes)
-        edges[i] = replace(edge, cost=cost)
-    return replace(problem, edges=tuple(edges))
+def placings(formulation: Formulation, n: int, strategies: Iterable[int]) -> Iterator[Placed]:
+    """Some strategies of a node, each in every order of its axes."""
+    return ((x, order) for x in strategies for order in _orders(formulation, n, x))
 
 
 def _orders(formulation: Formulation, n: int, x: int) -> Iterator[Order]:
@@ -117,17 +114,17 @@ def _tail(ring: Ring | None, place: int, order: Order) -> Order:
     return {ring.factor: order[RING]} if ring and ring.place == place else {}
 
 
-def _edges(
-    formulation: Formulation, domains: Sequence[Sequence[Order]], choice: Sequence[int], model: CostModel
+def permuting(
+    formulation: Formulation, domains: Sequence[Sequence[Placed]], model: CostModel
 ) -> Iterator[integer.Edge]:
-    """Equal edges share their tables."""
+    """What permutes cost along each edge, all trips, for each way to place its ends. Equal edges share their tables."""
     graph, known = formulation.graph, {}
     for i, edge in enumerate(graph.edges):
         u, v = edge.source.node, edge.target
-        ends = [(id(formulation.strategies[n]), choice[n], graph.nodes[n].pin) for n in (u, v)]
+        ends = [(id(formulation.strategies[n]), *dict(domains[n]), graph.nodes[n].pin) for n in (u, v)]
         key = (*ends, edge.source.result, edge.operand, graph.aval(edge.source), edge.trips)
         if key not in known:
-            known[key] = _edge(formulation, i, edge, domains, choice, model)
+            known[key] = _edge(formulation, i, edge, domains[u], domains[v], model)
         yield replace(known[key], u=u, v=v)
 
 
@@ -135,43 +132,45 @@ def _edge(
     formulation: Formulation,
     i: int,
     edge: Edge,
-    domains: Sequence[Sequence[Order]],
-    choice: Sequence[int],
+    sources: Sequence[Placed],
+    targets: Sequence[Placed],
     model: CostModel,
 ) -> integer.Edge:
-    sources, targets = domains[edge.source.node], domains[edge.target]
-    cost = np.array(
-        [
-            [sum(p.seconds for p in _permutes(formulation, i, edge, a, b, choice, model)) for b in targets]
-            for a in sources
-        ]
-    )
-    return integer.Edge(
-        edge.source.node, edge.target, np.arange(len(sources)), np.arange(len(targets)), cost * edge.trips
-    )
+    shards = [_have(formulation, edge, a) for a in sources], [_want(formulation, edge, b) for b in targets]
+    (rows, row), (cols, col) = map(_distinct, shards)
+    cost = np.array([[sum(p.seconds for p in _permutes(formulation, i, (a, b), model)) for b in cols] for a in rows])
+    return integer.Edge(edge.source.node, edge.target, row, col, cost * edge.trips)
 
 
-def _permutes(
-    formulation: Formulation, i: int, edge: Edge, a: Order, b: Order, choice: Sequence[int], model: CostModel
-) -> Iterator[Permute]:
+def _distinct(shards: Sequence[Shard]) -> tuple[list[Shard], Array]:
+    """The shards that differ, and which of them each is."""
+    first = {shard: i for i, shard in enumerate(dict.fromkeys(shards))}
+    return list(first), np.array([first[shard] for shard in shards], np.intp)
+
+
+def _have(formulation: Formulation, edge: Edge, placed: Placed) -> Shard:
+    (x, order), (n, r) = placed, (edge.source.node, edge.source.result)
+    opened = formulation.mesh.axes(int(formulation.strategies[n].result(r)[x, -1]))
+    return Shard(tuple(result_axes(formulation, n, x, r, order)), frozenset(opened))
+
+
+def _want(formulation: Formulation, edge: Edge, placed: Placed) -> Shard:
+    (x, order), (n, i) = placed, (edge.target, edge.operand)
+    opened = formulation.mesh.axes(int(formulation.strategies[n].operand(i)[x, -1]))
+    return Shard(tuple(operand_axes(formulation, n, x, i, order)), frozenset(opened))
+
+
+def _ends(formulation: Formulation, edge: Edge, a: Placed, b: Placed) -> tuple[Shard, Shard]:
+    return _have(formulation, edge, a), _want(formulation, edge, b)
+
+
+def _permutes(formulation: Formulation, i: int, ends: tuple[Shard, Shard], model: CostModel) -> tuple[Permute, ...]:
     """What the moves along an edge cannot do without, as `passes.moves` makes them."""
-    graph, mesh, u, v = formulation.graph, formulation.mesh, edge.source.node, edge.target
-    source = result_axes(formulation, u, choice[u], edge.source.result, a)
-    target = operand_axes(formulation, v, choice[v], edge.operand, b)
-    opened = [strategies[x, -1] for strategies, x in _ends(formulation, edge, choice)]
-    have, want = (Shard(tuple(dims), frozenset(mesh.axes(int(m)))) for dims, m in zip((source, target), opened))
-    aval = graph.aval(edge.source)
-    for axes, parts in _permuted(have, want, mesh):
+    mesh, aval, found = formulation.mesh, formulation.graph.aval(formulation.graph.edges[i].source), []
+    for axes, parts in _permuted(*ends, mesh):
         mask, nbytes = mesh.mask(axes), aval.elements * aval.itemsize / parts
-        yield Permute(mask, nbytes, float(model.collective("permute", np.asarray(nbytes), np.asarray(mask))))
-
-
-def _ends(formulation: Formulation, edge: Edge, choice: Sequence[int]) -> list[tuple[Array, int]]:
-    u, v = edge.source.node, edge.target
-    return [
-        (formulation.strategies[u].result(edge.source.result), choice[u]),
-        (formulation.strategies[v].operand(edge.operand), choice[v]),
-    ]
+        found.append(Permute(mask, nbytes, float(model.collective("permute", np.asarray(nbytes), np.asarray(mask)))))
+    return tuple(found)
 
 
 @lru_cache(maxsize=1 << 16)

@@ -18,21 +18,18 @@ from planner.formulate import Formulation, formulate
 from planner.graph import Graph, Port
 from planner.layouts import Layout, allowed, layouts, weight_matmuls
 from planner.notation import notation
-from planner.order import order_axes, with_permutes
+from planner.order import Ordered, order_axes
 from planner.plan import Known, Plan, Value, key_of
 from planner.sharding import MeshShape
 from planner.solve import PROVEN, Ready, Solution, evaluate, peak, rivals, solve
+from planner.together import together
 from planner.trace import Program
 from planner.units import seconds, size
 from planner.user_specs import user_pins
 from planner.work import held_bytes
 
 Progress = Callable[[str, float, float], None]
-ROUNDS = 5
-AGAIN = 2000
-"""Nodes of a program that is solved more than once."""
-LIGHT = 0.05
-"""Share of the work for that: it looks for a plan, and proves nothing."""
+ROUNDS = 2
 SMALL = 1e-3
 """Permutes that take a smaller share of the time are let be."""
 CLOSE = 0.01
@@ -153,24 +150,26 @@ def solved(made: Ready, known: Sequence[Solution], setting: Setting, progress: P
     return solve(made, starts=usable, work=setting.work, backend=setting.backend, progress=progress)
 
 
-def with_orders(formulation: Formulation, solution: Solution, setting: Setting) -> Solution:
-    """The solution, or another that takes less time once axes are in order.
+def with_orders(
+    formulation: Formulation, made: Ready, solution: Solution, setting: Setting
+) -> tuple[Solution, Ordered]:
+    """The solution, or another that takes less time once axes are in order, and the orders; its bound stays the bound.
 
-    The integer program chooses sets of axes. Where no order of a dim's axes spares a permute, the pair of strategies
-    that needs it is made dearer by it, and the program solved again. What was proven of the first stays the bound.
+    The integer program chooses sets of axes. Where no order of a dim's axes spares a permute, strategies and orders
+    around it are chosen together.
     """
-    best, least, found, problem = solution, np.inf, solution, formulation.problem
-    for _ in range(ROUNDS if len(formulation.graph.nodes) <= AGAIN else 0):
-        ordered = order_axes(formulation, found.choice, setting.model)
-        seconds = evaluate(formulation.problem, found.choice) + ordered.seconds
-        best, least = (found, seconds) if seconds < least else (best, least)
-        if ordered.seconds <= SMALL * seconds:
+    best, ordered = solution.choice, order_axes(formulation, solution.choice, setting.model)
+    least = evaluate(formulation.problem, best) + ordered.seconds
+    for _ in range(1 if made.alike else ROUNDS):
+        if ordered.seconds <= SMALL * least:
             break
-        problem = with_permutes(problem, found.choice, ordered)
-        found = solve(problem, starts=[best.choice], work=LIGHT * setting.work, backend=setting.backend)
-        if found.status == "infeasible":
+        choice = together(formulation, made, best, ordered, setting.model)
+        found = ordered if choice == best else order_axes(formulation, choice, setting.model)
+        seconds = evaluate(formulation.problem, choice) + found.seconds
+        if seconds >= least:
             break
-    return replace(best, bound=solution.bound)
+        best, ordered, least = choice, found, seconds
+    return replace(solution, choice=best, seconds=evaluate(formulation.problem, best)), ordered
 
 
 def plan_of(
@@ -180,10 +179,11 @@ def plan_of(
     known: Sequence[Known],
     setting: Setting,
     function: str,
+    ordered: Ordered | None = None,
 ) -> Plan:
-    """The plan of a choice of strategies."""
+    """The plan of a choice of strategies, in the orders given or in the cheapest."""
     letters = notation(formulation.graph)
-    ordered = order_axes(formulation, solution.choice, setting.model)
+    ordered = ordered or order_axes(formulation, solution.choice, setting.model)
     answer = Answer(formulation, solution.choice, ordered, setting.model, letters)
     nbytes, top = holders(answer)
     total = evaluate(formulation.problem, solution.choice) + ordered.seconds

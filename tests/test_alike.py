@@ -9,7 +9,7 @@ from problems import brute, transformer
 
 from planner.solve import Edge, Live, Problem, evaluate, peak, ready, rivals, solve, spans
 from planner.solve import base as base_module
-from planner.solve.alike import fold
+from planner.solve.alike import Folded, fold
 from planner.solve.free import Best
 from planner.solve.whole import bound_of
 
@@ -159,3 +159,13 @@ def test_layouts_are_scored_alike_in_every_layer(always):
 def test_small_problems_are_solved_as_they_are():
     assert base_module.SMALL > 1000
     assert ready(chain(24, 0)).alike is None and np.isinf(solve(chain(4, 0)).alike)
+
+
+def test_what_is_left_of_any_tied_node_is_left_of_all():
+    one, two = np.array([True, False]), np.array([False, True])
+    folded = Folded(Problem((), (), ()), np.array([0, 0, 1, 1]))
+    assert [mask.tolist() for mask in folded.either({0: one, 1: two, 2: one}).values()] == [[True, True]]
+    assert [mask.tolist() for mask in folded.masks({0: one, 1: two, 2: one}).values()] == [
+        [False, False],
+        [True, False],
+    ]

@@ -14,3 +14,4 @@ from .problem import peak as peak
 from .problem import spans as spans
 from .rival import rivals as rivals
 from .solve import solve as solve
+from .whole import floors as floors

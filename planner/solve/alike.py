@@ -46,6 +46,15 @@ class Folded:
             out[at] = out[at] & mask if at in out else mask
         return out
 
+    def either(self, masks: Mapping[int, Array]) -> dict[int, Array]:
+        """What masks of the whole problem leave of the strategies of any of the nodes that are tied."""
+        out: dict[int, Array] = {}
+        free = set(self.of[[n for n in range(len(self.of)) if n not in masks]].tolist())
+        for n, mask in masks.items():
+            at = int(self.of[n])
+            out[at] = out[at] | mask if at in out else mask
+        return {n: mask for n, mask in out.items() if n not in free}
+
 
 def fold(problem: Problem) -> Folded | None:
     """The folded problem; None where that leaves too much of the whole."""

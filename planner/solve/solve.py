@@ -32,6 +32,7 @@ def solve(
     tolerance: float = PROVEN,
     backend: str = "highs",
     progress: Progress | None = None,
+    free: bool = True,
 ) -> Solution:
     """The best choice of a problem, checked by `evaluate` and `peak`, which share no code with this.
 
@@ -44,6 +45,7 @@ def solve(
         tolerance: Relative gap at which to stop. The bound stays what was proven, and "optimal" means 1e-6 or less.
         backend: What solves integer programs, "highs" or "cp-sat". Both are checked the same way.
         progress: Called with the stage, the best seconds so far and the bound.
+        free: Whether equal parts of a problem that repeats itself may differ; if not, nothing is proven of it.
 
     Returns:
         The solution. If no choice of finite cost exists, "infeasible" with `seconds` and `excess` infinite; if every
@@ -57,11 +59,16 @@ def solve(
     known = [tuple(start) for start in starts if all(mask[start[n]] for n, mask in masks.items())]
     if made.alike is None:
         return _solved(made, masks, known, effort, report)[0]
-    return _released(made, masks, known, effort, report)
+    return _released(made, masks, known, effort, report, free)
 
 
 def _released(
-    made: Ready, masks: Mapping[int, Array], known: Sequence[tuple[int, ...]], effort: Effort, report: Progress
+    made: Ready,
+    masks: Mapping[int, Array],
+    known: Sequence[tuple[int, ...]],
+    effort: Effort,
+    report: Progress,
+    free: bool,
 ) -> Solution:
     """Solve with equal parts alike, and go on from there with all of them free; too large a whole is only bounded."""
     assert made.alike is not None
@@ -72,6 +79,11 @@ def _released(
     if np.isfinite(tied.seconds):
         known = [folded.unfold(tied.choice), *known]
     alike = tied.seconds if tied.status != "infeasible" else np.inf
+    if not free and np.isfinite(alike):
+        best = Best(made.scoring.within, effort.gap)
+        for start in known:
+            best.offer(start)
+        return replace(_solution(made.problem, best, 0.0), alike=alike)
     if not made.large or not np.isfinite(alike):
         return replace(_solved(made, masks, known, effort, report)[0], alike=alike)
     best = Best(made.scoring.within, effort.gap)

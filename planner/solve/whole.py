@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from .base import Ready
 from .free import Best
 from .network import Array, Network
@@ -14,6 +16,7 @@ from .trws import Messages
 SWEEPS = 8
 VISITS = 500_000  # of nodes in all sweeps
 STALL = 2e-4  # share of itself by which the bound has to rise in a sweep
+MOST, EVEN = 48, 1e-6  # sweeps, and such a share, where it is the floors that count
 
 
 def bound_of(made: Ready, masks: Mapping[int, Array], price: Array, best: Best) -> float:
@@ -33,6 +36,35 @@ def bound_of(made: Ready, masks: Mapping[int, Array], price: Array, best: Best) 
             break
     best.offer(messages.net.lift(descend(messages.net, messages.round())))
     return messages.bound
+
+
+def floors(made: Ready, masks: Mapping[int, Array]) -> list[Array]:
+    """For each node, a bound on all choices in which it takes each of its strategies; memory is no object.
+
+    Args:
+        made: The problem.
+        masks: What is left of its strategies, by node; what is not has an infinite bound. Of nodes that are alike,
+            what is left of any is left of all, and their bounds are of choices that keep them alike.
+    """
+    if made.alike is not None:
+        folded, small = made.alike
+        found = floors(small, folded.either(masks))
+        return [found[n] for n in folded.of.tolist()]
+    net = _left(made, masks, np.zeros(made.memory.rows))
+    beside = [(n, m) for n, cost in net.unary.items() if len(cost) == 1 for m in net.near[n]]
+    for u, v in beside:
+        if v in net.near[u]:
+            consistent(net, u, v)
+    messages = Messages(net)
+    for _ in range(MOST):
+        before = messages.bound
+        if messages.sweep() - before <= EVEN * abs(messages.bound):
+            break
+    messages.settle()
+    out = [np.full(len(cost), np.inf) for cost in made.problem.cost]
+    for n, floor in messages.floor.items():
+        out[n][net.strategies[n]] = floor
+    return out
 
 
 def _left(made: Ready, masks: Mapping[int, Array], price: Array) -> Network:

@@ -1,0 +1,98 @@
+"""Strategies and orders of axes chosen together, where orders cost something.
+
+The integer program chooses sets of axes, their order comes after (`planner.order`). Where no order spares a permute,
+the nodes around it choose again, among all strategies that can pay and all orders of their axes, with permutes in the
+tables. All other nodes keep their strategies, in any order. What can pay, message passing tells.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from planner.cost.model import CostModel
+from planner.formulate import Formulation
+from planner.order import Ordered, Placed, permuting, placings
+from planner.solve import Edge, Problem, Ready, evaluate, floors, solve
+
+Array = np.ndarray
+NEAR = (6, 3)
+"""Edges between a permute and the nodes that choose again; fewer where that are too many."""
+SLACK = 3e-3
+"""Share of the limit that a node may hold more."""
+SHARES = (1 / 512, 1 / 64, 1 / 8, 1.0)
+"""What choices may take more than the best sets of axes, as shares of what its permutes take: few can pay first."""
+PLACES, EACH = 20_000, 8
+"""Most strategies times orders to choose among in all, or for each node, whichever are more."""
+
+
+def together(
+    formulation: Formulation, made: Ready, choice: Sequence[int], ordered: Ordered, model: CostModel
+) -> tuple[int, ...]:
+    """A choice that takes as long with its permutes as the given one, or less.
+
+    Args:
+        formulation: The integer program.
+        made: The same, ready.
+        choice: A strategy for each node.
+        ordered: Its orders, with permutes.
+        model: What permutes cost.
+    """
+    best, seconds = tuple(choice), evaluate(formulation.problem, choice)
+    for near in NEAR:
+        masks = _masks(formulation.problem, choice, _around(formulation, ordered.permutes, near))
+        least, done = floors(made, masks), False
+        for share in SHARES:
+            value = seconds + share * ordered.seconds
+            domains = list(_domains(formulation, choice, least, value))
+            if sum(map(len, domains)) > max(PLACES, EACH * len(domains)):
+                break
+            start = tuple(d.index((choice[n], ordered.orders[n])) for n, d in enumerate(domains))
+            found, done = solve(_joint(formulation, domains, model), starts=[start], free=False), True
+            best = tuple(domain[i][0] for domain, i in zip(domains, found.choice))
+            if found.seconds <= value:
+                break
+        if done:
+            break
+    return best
+
+
+def _domains(
+    formulation: Formulation, choice: Sequence[int], least: Sequence[Array], value: float
+) -> Iterator[list[Placed]]:
+    """For each node what it took and what it can take for at most some seconds, in all orders."""
+    for n, floor in enumerate(least):
+        paying = {choice[n], *np.flatnonzero(floor <= value).tolist()}
+        yield list(placings(formulation, n, sorted(paying)))
+
+
+def _masks(problem: Problem, choice: Sequence[int], free: set[int]) -> dict[int, Array]:
+    """What may still be chosen: of the nodes in `free` what holds hardly more, so that memory may be left aside."""
+    fits = {n: problem.usage[n] <= problem.usage[n][choice[n]] + SLACK * problem.limit for n in free}
+    return fits | {n: np.arange(len(c)) == choice[n] for n, c in enumerate(problem.cost) if n not in free}
+
+
+def _around(formulation: Formulation, edges: Iterable[int], near: int) -> set[int]:
+    """The nodes near some edges."""
+    beside: dict[int, set[int]] = {}
+    for edge in formulation.problem.edges:
+        beside.setdefault(edge.u, set()).add(edge.v)
+        beside.setdefault(edge.v, set()).add(edge.u)
+    ends = ((formulation.problem.edges[i].u, formulation.problem.edges[i].v) for i in edges)
+    found = {n for pair in ends for n in pair}
+    for _ in range(near):
+        found |= {m for n in found for m in beside[n]}
+    return found
+
+
+def _joint(formulation: Formulation, domains: Sequence[Sequence[Placed]], model: CostModel) -> Problem:
+    """The integer program over strategies and orders, with what permutes cost."""
+    problem, at = formulation.problem, [np.array([x for x, _ in domain], np.intp) for domain in domains]
+    edges: list[Edge] = [replace(e, row=e.row[at[e.u]], col=e.col[at[e.v]]) for e in problem.edges]
+    permutes = (edge for edge in permuting(formulation, domains, model) if edge.cost.any())
+    return replace(
+        problem,
+        cost=tuple(cost[some] for cost, some in zip(problem.cost, at)),
+        usage=tuple(usage[some] for usage, some in zip(problem.usage, at)),
+        edges=(*edges, *permutes),
+    )
