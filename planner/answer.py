@@ -12,7 +12,7 @@ from planner.cost.model import CostModel
 from planner.formulate import Formulation
 from planner.graph import Edge, Node, Port
 from planner.notation import Notation
-from planner.order import RING, Ordered, dim_axes, operand_axes, result_axes
+from planner.order import RING, Ordered, Placed, dim_axes, ends, moves, operand_axes, result_axes
 from planner.plan import Body, Chain, Collective, Holder, Operation, Ring, Spec
 from planner.solve.problem import held
 from planner.strategy import open_job
@@ -32,6 +32,10 @@ class Answer:
     ordered: Ordered
     model: CostModel
     letters: Notation
+
+    def placed(self, n: int) -> Placed:
+        """The strategy of a node and the order of its axes."""
+        return self.choice[n], self.ordered.orders[n]
 
     def spec(self, port: Port) -> Spec:
         """Mesh axes of each dim of the value at a port."""
@@ -190,8 +194,8 @@ def bodies(answer: Answer) -> dict[str, Body]:
 def collectives(answer: Answer) -> Iterator[Collective]:
     """Every collective that the plan expects, in program order."""
     graph = answer.formulation.graph
-    for i in sorted(range(len(graph.edges)), key=lambda i: (graph.nodes[graph.edges[i].target].time, i)):
-        yield from _reshard(answer, i, graph.edges[i])
+    for _, _, edge in sorted((graph.nodes[edge.target].time, i, edge) for i, edge in enumerate(graph.edges)):
+        yield from _reshard(answer, edge)
     for n in range(len(graph.nodes)):
         yield from _inside(answer, n)
 
@@ -218,16 +222,15 @@ def _inside(answer: Answer, n: int) -> Iterator[Collective]:
     )
 
 
-def _reshard(answer: Answer, i: int, edge: Edge) -> Iterator[Collective]:
-    f, link = answer.formulation, answer.formulation.links[i]
-    at = link.row[answer.choice[edge.source.node]], link.col[answer.choice[edge.target]]
-    for move in link.steps.moves:
-        if mask := int(move.masks[at]):
-            nbytes = float(move.elements[at]) * f.graph.aval(edge.source).itemsize
-            seconds = float(answer.model.collective(move.kind, np.asarray(nbytes), np.asarray(mask)))
-            yield _collective(answer, edge, move.kind, mask, nbytes, seconds)
-    for permute in answer.ordered.permutes.get(i, ()):
-        yield _collective(answer, edge, "permute", permute.mask, permute.nbytes, permute.seconds)
+def _reshard(answer: Answer, edge: Edge) -> Iterator[Collective]:
+    """The collectives of an edge, as `passes.moves` makes them: axes in the order in which they stand."""
+    f = answer.formulation
+    have, want = ends(f, edge, answer.placed(edge.source.node), answer.placed(edge.target))
+    aval = f.graph.aval(edge.source)
+    for kind, axes, parts in moves(have, want, f.mesh):
+        nbytes, mask = aval.elements * aval.itemsize / parts, f.mesh.mask(axes)
+        seconds = float(answer.model.collective(kind, np.asarray(nbytes), np.asarray(mask)))
+        yield _collective(answer, edge, kind, mask, nbytes, seconds)
 
 
 def _collective(answer: Answer, edge: Edge, kind: str, mask: int, nbytes: float, seconds: float) -> Collective:

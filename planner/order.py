@@ -61,7 +61,7 @@ def order_axes(formulation: Formulation, choice: Sequence[int], model: CostModel
     picked = solve(problem).choice
     placed = [domain[i] for domain, i in zip(domains, picked)]
     permutes = {
-        i: _permutes(formulation, i, _ends(formulation, e, placed[e.source.node], placed[e.target]), model)
+        i: _permutes(formulation, i, ends(formulation, e, placed[e.source.node], placed[e.target]), model)
         for i, e in enumerate(formulation.graph.edges)
     }
     left = {i: p for i, p in permutes.items() if p}
@@ -160,28 +160,30 @@ def _want(formulation: Formulation, edge: Edge, placed: Placed) -> Shard:
     return Shard(tuple(operand_axes(formulation, n, x, i, order)), frozenset(opened))
 
 
-def _ends(formulation: Formulation, edge: Edge, a: Placed, b: Placed) -> tuple[Shard, Shard]:
+def ends(formulation: Formulation, edge: Edge, a: Placed, b: Placed) -> tuple[Shard, Shard]:
+    """How a value lies where an edge begins, and how its target takes it."""
     return _have(formulation, edge, a), _want(formulation, edge, b)
 
 
 def _permutes(formulation: Formulation, i: int, ends: tuple[Shard, Shard], model: CostModel) -> tuple[Permute, ...]:
     """What the moves along an edge cannot do without, as `passes.moves` makes them."""
     mesh, aval, found = formulation.mesh, formulation.graph.aval(formulation.graph.edges[i].source), []
-    for axes, parts in _permuted(*ends, mesh):
-        mask, nbytes = mesh.mask(axes), aval.elements * aval.itemsize / parts
-        found.append(Permute(mask, nbytes, float(model.collective("permute", np.asarray(nbytes), np.asarray(mask)))))
+    for kind, axes, parts in moves(*ends, mesh):
+        if kind == "permute":
+            mask, nbytes = mesh.mask(axes), aval.elements * aval.itemsize / parts
+            found.append(Permute(mask, nbytes, float(model.collective(kind, np.asarray(nbytes), np.asarray(mask)))))
     return tuple(found)
 
 
 @lru_cache(maxsize=1 << 16)
-def _permuted(have: Shard, want: Shard, mesh: MeshShape) -> tuple[tuple[tuple[str, ...], float], ...]:
-    """The axes of each permute on the way, and in how many parts the value is then."""
+def moves(have: Shard, want: Shard, mesh: MeshShape) -> tuple[tuple[str, tuple[str, ...], float], ...]:
+    """The collectives on the way: kind, axes, and in how many parts the value is where a device holds most of it."""
     if want.open - have.open:
         return ()
     parts = float(mesh.size[mesh.mask({axis for axes in have.dims for axis in axes})])
     found = []
-    for step in steps(have, want):
-        if step.kind == "permute":
-            found.append((step.axes, parts))
-        parts *= float(mesh.size[mesh.mask(step.axes)]) ** GROWTH[step.kind]
+    for step in steps(have, want, mesh.torus):
+        before, parts = parts, parts * float(mesh.size[mesh.mask(step.axes)]) ** GROWTH[step.kind]
+        if step.kind != "slice":
+            found.append((step.kind, step.axes, min(before, parts)))
     return tuple(found)

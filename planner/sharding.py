@@ -15,7 +15,7 @@ from math import prod
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from passes.way import parts_of
+from passes.way import Torus, parts_of
 from planner.cost.cycle import Cycle
 
 Array = np.ndarray
@@ -51,12 +51,16 @@ class MeshShape:
         return {kind: self._parts(kind) for kind in ("reduce_scatter", "all_gather")}
 
     def _parts(self, kind: str) -> Array:
-        lengths = [tuple(n for n, _ in walk) for walk in self.walks] if self.in_planes else []
-        torus = dict(zip(self.names, lengths))
-        found = [parts_of(kind, self.axes(m), torus) for m in range(1 << len(self.sizes))]
+        found = [parts_of(kind, self.axes(m), self.torus) for m in range(1 << len(self.sizes))]
         most = max(map(len, found))
         masks = [[0] * (most - len(parts)) + [self.mask(axes) for axes in parts] for parts in found]
         return np.array(masks).T
+
+    @property
+    def torus(self) -> Torus:
+        """What each axis walks, where gathers and scatters go in planes."""
+        walks = self.walks if self.in_planes else ()
+        return {name: tuple(n for n, _ in walk) for name, walk in zip(self.names, walks)}
 
     def ring(self, axes: Sequence[str]) -> tuple[int, ...]:
         """The devices along some axes, major to minor, as they stand round a ring; empty for in that order."""
