@@ -48,7 +48,7 @@ def two_rows(params: Mapping[str, Any], single: int) -> Callable[[jax.Array, jax
     def doubled(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
         operands = [lhs, rhs]
         operands[single] = _padded(operands[single])
-        result = lax.dot_general(*operands, **dot)
+        result = lax.dot_general(operands[0], operands[1], **dot)
         free = lhs.ndim - len(params["dimension_numbers"][0][0])  # of the result: batch, left, then right
         return lax.index_in_dim(result, 0, free if single == 0 else result.ndim - 1, keepdims=False)
 
