@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from planner.diamonds import diamonds
 from planner.graph import Edge, Graph, Node, Port
 from planner.handover import Handovers, handovers
 from planner.reads import Reads, end_of, ports, reads_of
@@ -24,12 +25,14 @@ class Buffers:
 
     Attributes:
         stored: Ports whose value lies in HBM.
-        widened: Nodes that convert a stored value to a wider type for a matmul, which does so while it reads it.
+        widened: Nodes that convert a stored value to a wider type for a matmul, which does so while it reads it; or
+            that compute its operand otherwise (`planner.diamonds`).
         cut: Nodes that cut a slice for matmuls only, which read it where it lies.
         live: What is held when; load `n` is node `n`, load `nodes + e` edge `e`. A moment is one where something starts
             and, before anything else does, something ends: the live sets of others are parts of these.
         handed: Edges along which a buffer is handed over: where layouts differ, the source's bytes count as well.
         copied: Edges whose value is copied in any case.
+        beside: Nodes that read a value where it is written.
     """
 
     stored: frozenset[Port]
@@ -38,6 +41,7 @@ class Buffers:
     cut: frozenset[int] = frozenset()
     handed: frozenset[int] = frozenset()
     copied: frozenset[int] = frozenset()
+    beside: frozenset[int] = frozenset()
 
 
 CUTS = ("dynamic_slice", "slice", "squeeze")
@@ -54,13 +58,14 @@ def buffers(graph: Graph) -> Buffers:
     )
     stored |= _crowded(graph, stored, readers)
     widened = frozenset(e.target for e in graph.edges if e.source in stored and _widens(graph, e, readers))
-    cut = _cut(graph, readers)
-    stored -= {Port(n) for n in widened | cut}
+    cut, found = _cut(graph, readers), diamonds(graph, stored, readers)
+    widened |= found.read
+    stored = (stored | {Port(n) for n in found.stored}) - {Port(n) for n in widened | cut}
     reads = reads_of(graph, stored)
     shared = handovers(graph, reads)
     intervals = [*_held(graph, stored, shared), *_copies(graph, reads, stored, shared)]
     handed, copied = frozenset(shared.edges), frozenset(shared.copied) - frozenset(shared.edges)
-    return Buffers(stored, _maximal(graph, intervals), widened, cut, handed, copied)
+    return Buffers(stored, _maximal(graph, intervals), widened, cut, handed, copied, found.beside)
 
 
 def _stored(graph: Graph, node: Node, readers: Sequence[Edge]) -> bool:

@@ -134,21 +134,34 @@ def held_bytes(aval: Aval, layouts: Array, chip: Chip, mesh: MeshShape, role: st
 
 
 def operand_avals(
-    graph: Graph, stored: frozenset[Port], widened: frozenset[int] = frozenset(), cut: frozenset[int] = frozenset()
+    graph: Graph,
+    stored: frozenset[Port],
+    widened: frozenset[int] = frozenset(),
+    cut: frozenset[int] = frozenset(),
+    beside: frozenset[int] = frozenset(),
 ) -> Mapping[int, Mapping[int, tuple[Aval, bool]]]:
     """For each node, for each operand, its aval and whether it lies in HBM.
 
     The operand of a matmul that is `widened` (see `planner.liveness`) has the dtype that is multiplied, and the bytes
-    per element of the narrow value that is read; nothing is read before. Of what is `cut`, likewise, the slice is read.
+    per element of the stored value that is read; nothing is read before. Of what is `cut`, likewise, the slice is read.
+    What is computed `beside` the value that it reads reads nothing.
     """
-    narrow = {e.target: graph.aval(e.source).itemsize for e in graph.edges if e.target in widened}
+    read = _itemsizes(graph, widened)
     found: dict[int, dict[int, tuple[Aval, bool]]] = {n: {} for n in range(len(graph.nodes))}
     for edge in graph.edges:
         aval, held = graph.aval(edge.source), edge.source in stored or edge.source.node in cut
-        held = held and edge.target not in widened | cut
-        if edge.source.node in narrow:
-            aval, held = replace(aval, itemsize=narrow[edge.source.node]), True
-        found[edge.target][edge.operand] = (aval, held)
+        if edge.source.node in read:
+            aval, held = replace(aval, itemsize=read[edge.source.node]), True
+        found[edge.target][edge.operand] = (aval, held and edge.target not in widened | cut | beside)
+    return found
+
+
+def _itemsizes(graph: Graph, widened: frozenset[int]) -> Mapping[int, int]:
+    """Of the stored value that each node is computed from on the fly: the largest that it reads."""
+    found: dict[int, int] = {}
+    into = [e for e in graph.edges if e.target in widened]
+    for edge in sorted(into, key=lambda e: (graph.nodes[e.target].time, graph.aval(e.source).elements)):
+        found[edge.target] = found.get(edge.source.node, graph.aval(edge.source).itemsize)
     return found
 
 
