@@ -209,8 +209,14 @@ class _Use:
         """Seconds and, where there is a copy at all, its bytes."""
         sliced = (link.steps.sliced > 0) & self.cut
         part = 2 * held_bytes(self.aval, link.targets, chip, mesh, self.role)  # read and written
-        slicing = np.where(sliced, model.compute(np.zeros(len(part)), part, self.aval.dtype) + model.launch, 0.0)
+        again = model.compute(np.zeros(len(part)), part, self.aval.dtype) + model.launch
+        slicing = np.where(sliced, again, 0.0) + np.where(self.relaid(link), again, 0.0)
         return (link.seconds + slicing) * self.trips, self.copy(link, sliced, chip, mesh)
+
+    def relaid(self, link: LinkTable) -> Array:
+        """Whether a stack is gathered for a loop: it arrives with the gathered dim major-most, trips slice another."""
+        gathers = [move.masks > 0 for move in link.steps.moves if move.kind == "all_gather"]
+        return np.any([*gathers, np.zeros_like(link.steps.possible)], axis=0) & (self.role == "slice")
 
     def copy(self, link: LinkTable, sliced: Array, chip: Chip, mesh: MeshShape) -> Array | None:
         """The bytes of the copy that a reshard makes.
@@ -229,7 +235,7 @@ class _Use:
             moves = moves if self.role == "value" and not self.handed else apart
             return np.where(moves, source[:, None], 0.0)
         if self.role in ("op", "slice", "stack", *MOVED):
-            return np.where(moves, target[None, :], 0.0)
+            return np.where(moves, target[None, :] * np.where(self.relaid(link), 2, 1), 0.0)
         return None
 
 
