@@ -30,6 +30,7 @@ from planner.work import (
 Array = np.ndarray
 FREE_TO_CUT = ("value", "copy")
 MOVED = ("copy", "const", "output")
+TOLD = ("slice", "input", "output")
 RINGED = "dot_general"
 WORTH = 0.98
 TINY = 1e-12  # seconds
@@ -214,9 +215,13 @@ class _Use:
         return (link.seconds + slicing) * self.trips, self.copy(link, sliced, chip, mesh)
 
     def relaid(self, link: LinkTable) -> Array:
-        """Whether a stack is gathered for a loop: it arrives with the gathered dim major-most, trips slice another."""
+        """Whether what is gathered has to lie as it was said to: a stack that trips slice, an argument, a result.
+
+        It arrives with the gathered dim major-most, and is copied.
+        """
         gathers = [move.masks > 0 for move in link.steps.moves if move.kind == "all_gather"]
-        return np.any([*gathers, np.zeros_like(link.steps.possible)], axis=0) & (self.role == "slice")
+        inner = (link.sources[:, None, 1:-1] & ~link.targets[None, :, 1:-1]).any(-1)
+        return inner & np.any([*gathers, np.zeros_like(inner)], axis=0) & (self.role in TOLD)
 
     def copy(self, link: LinkTable, sliced: Array, chip: Chip, mesh: MeshShape) -> Array | None:
         """The bytes of the copy that a reshard makes.
@@ -228,14 +233,15 @@ class _Use:
         moves = brought | sliced
         apart = (link.sources[:, None] != link.targets[None]).any(-1) | self.copied
         source, target = (held_bytes(self.aval, x, chip, mesh, self.role) for x in (link.sources, link.targets))
+        target = target[None, :] * np.where(self.relaid(link), 2, 1)
         if self.role == "input":
-            landed = np.where(brought, target[None, :], 0.0)
+            landed = np.where(brought, target, 0.0)
             return landed + np.where(apart, source[:, None], 0.0) if self.handed else landed
         if self.role == "value" or self.handed or self.copied:
             moves = moves if self.role == "value" and not self.handed else apart
             return np.where(moves, source[:, None], 0.0)
         if self.role in ("op", "slice", "stack", *MOVED):
-            return np.where(moves, target[None, :] * np.where(self.relaid(link), 2, 1), 0.0)
+            return np.where(moves, target, 0.0)
         return None
 
 
