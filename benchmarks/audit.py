@@ -39,7 +39,7 @@ LIMITS = {"v4": 30.75 * 2**30, "v5e": 15.75 * 2**30}
 HEADROOM = 0.96
 """The share of it that is planned for: predicted peaks are a few percent off."""
 TRAINING = 0.7
-"""The same of training: what layouts are changed to and from, and gathered early, is not predicted."""
+"""The same of training: copies of donated weights into the layout that a loop wants are not predicted."""
 
 
 @dataclass(frozen=True)
