@@ -71,10 +71,10 @@ def _thrifty(net: Network, memory: Memory, effort: Effort) -> tuple[int, ...]:
 def _impossible(net: Network, memory: Memory, most: float) -> float:
     """The most bytes over the limit that what is left surely needs."""
     low, high = max(0.0, float(net.totals(ranges(net)[0]).max(initial=0.0)) * (1 - ROUNDING) - memory.limit), most
-    for _ in range(STEPS):
+    for step in range(STEPS):
         if not np.isfinite(high) or high - low <= CLOSE * high:
             break
-        middle = (low + high) / 2
+        middle = (low + high) / 2 if step else high * (1 - CLOSE)  # mostly nothing is thriftier
         try:
             fit(net.copy(), memory.limit + middle)
             high = middle

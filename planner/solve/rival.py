@@ -8,7 +8,7 @@ less than a hundredth. Only where that fails, prices and at last a program look 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from .simplify import DENSE, simplify
 from .solve import misfit, solution
 
 CLOSE = 0.01  # relative gap at which to stop
+FAR, ROUGH = 2.0, 0.15  # times the best part so far; from there on a bound may leave it at that gap
 ROUNDS = 12  # of prices
 SMALLER = 0.25  # than for a plan: the programs that are tried
 SHARE = 0.4  # of the labour for a proof of those
@@ -56,8 +57,9 @@ def rivals(made: Ready, parts: Sequence[Masks], work: float = 1.0) -> Iterator[S
     every: list[Solution] = []
     for i, masks in enumerate(parts):
         known = [s.choice for s in every if np.isfinite(s.seconds) and all(m[s.choice[n]] for n, m in masks.items())]
+        least = min((s.seconds for s in every if s.status != "infeasible"), default=np.inf)
         try:
-            every.append(_rival(made, masks, marked.part(i), known, effort))
+            every.append(_rival(made, masks, marked.part(i), known, effort, least))
         except Impossible:
             every.append(nothing(made.problem))
         yield every[-1]
@@ -95,10 +97,22 @@ class _Marked:
         return net
 
 
+@dataclass
+class _Near(Best):
+    """The best choice of a part, to be known well unless it is far from the best of all parts."""
+
+    least: float = np.inf
+
+    def proven(self, bound: float) -> bool:
+        """Whether `bound` shows that nothing is noticeably better."""
+        gap = ROUGH if bound > FAR * self.least else self.gap
+        return self.seconds < np.inf and self.seconds - bound <= gap / 2 * abs(self.seconds)
+
+
 def _rival(
-    made: Ready, masks: Masks, free_of_memory: Network, known: Sequence[tuple[int, ...]], effort: Effort
+    made: Ready, masks: Masks, free_of_memory: Network, known: Sequence[tuple[int, ...]], effort: Effort, least: float
 ) -> Solution:
-    free, best = Best(made.scoring.seconds, effort.gap), Best(made.scoring.within, effort.gap)
+    free, best = (_Near(score, effort.gap, least=least) for score in (made.scoring.seconds, made.scoring.within))
     for choice in known:
         best.offer(choice)
     bound = minimise(free_of_memory, free, effort)
@@ -107,12 +121,13 @@ def _rival(
     best.offer(free.choice)
     if best.proven(bound):
         return solution(made.problem, best.choice, bound)
-    net = made.left(masks)
-    bound = max(bound, _within(net.copy(), made, best, [free.choice, *known], effort, bound))
-    if np.isfinite(best.seconds):
-        return solution(made.problem, best.choice, bound)
-    least, short = least_excess(net, made.memory, [free.choice, *known], effort, ())
-    return misfit(made.problem, least.choice, bound, short)
+    for one in (made.light, made):
+        if one is not None:
+            bound = max(bound, _within(one.left(masks), one, best, [free.choice, *known], effort, bound))
+        if np.isfinite(best.seconds):
+            return solution(made.problem, best.choice, bound)
+    thriftiest, short = least_excess(made.left(masks), made.memory, [free.choice, *known], effort, ())
+    return misfit(made.problem, thriftiest.choice, bound, short)
 
 
 def _within(
