@@ -25,7 +25,7 @@ def test_a_second_row_changes_nothing(lhs, rhs, numbers, single, dtype):
     assert single_row((lhs, rhs), numbers) == single
     xs = [jax.random.normal(jax.random.key(k), shape, dtype) for k, shape in enumerate((lhs, rhs))]
     params: dict[str, Any] = {"dimension_numbers": numbers, "precision": None, "preferred_element_type": jnp.float32}
-    wanted, found = lax.dot_general(*xs, **params), two_rows(params, single)(*xs)
+    wanted, found = lax.dot_general(xs[0], xs[1], **params), two_rows(params, single)(xs[0], xs[1])
     assert found.shape == wanted.shape
     assert found.dtype == wanted.dtype
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-4)
