@@ -63,11 +63,12 @@ def reshard(source: Array, target: Array, elements: float, mesh: MeshShape) -> R
     sliced = (a == REPLICATED) & split_b
     early = sliced & ~_shares_dim(b, a, exchanged | gathered)
     now = _parts(source, elements, mesh)[:, None] / mesh.size[_mask(early)]
+    dims = [(np.full(1, True), np.full(1, True))] if mesh.at_once else [(a == d, b == d) for d in range(ndim)]
     wanted = [
-        *(("reduce_scatter", part) for d in range(ndim) for part in _turns("reduce_scatter", open_a & (b == d), mesh)),
+        *(("reduce_scatter", part) for _, to in dims for part in _turns("reduce_scatter", open_a & split_b & to, mesh)),
         ("all_to_all", _mask(exchanged)),
         ("all_reduce", _mask(open_a & (b == REPLICATED))),
-        *(("all_gather", part) for d in range(ndim) for part in _turns("all_gather", gathered & (a == d), mesh)),
+        *(("all_gather", part) for at, _ in dims for part in _turns("all_gather", gathered & at, mesh)),
     ]
     return Reshard(possible, tuple(_moves(wanted, now, mesh)), _mask(sliced))
 

@@ -29,12 +29,14 @@ class MeshShape:
         walks: For each axis the torus axes that it walks: their lengths, and whether they close. Empty where there is
             no torus.
         in_planes: Whether gathers and scatters go over a plane of the torus at most.
+        at_once: Whether a value is gathered, or scattered, along all of its dims by one collective.
     """
 
     names: tuple[str, ...]
     sizes: tuple[int, ...]
     walks: tuple[tuple[tuple[int, bool], ...], ...] = ()
     in_planes: bool = False
+    at_once: bool = False
 
     @cached_property
     def size(self) -> Array:

@@ -59,7 +59,9 @@ class Setting:
     def shape(self) -> MeshShape:
         """The mesh's axes."""
         names, sizes = tuple(self.mesh.axis_names), tuple(self.mesh.shape.values())
-        links = self.machine.links(self.mesh)
+        links, at_once = self.machine.links(self.mesh), getattr(self.prices, "at_once", False)
+        if at_once:
+            return MeshShape(names, sizes, at_once=True)
         return MeshShape(names, sizes, tuple(link.walks for link in links), any(link.in_planes for link in links))
 
     @property

@@ -24,11 +24,16 @@ def unpadded(machine: Machine) -> Machine:
 
 @dataclass(frozen=True)
 class PaperFormula:
-    """max(FLOPs / peak, bytes / HBM bandwidth) for local work, bytes / bandwidth for collectives."""
+    """max(FLOPs / peak, bytes / HBM bandwidth) for local work, bytes / bandwidth for collectives.
+
+    Attributes:
+        at_once: The paper gathers a weight along both of its dims by one collective, and counts what arrives once.
+    """
 
     chip: Chip
     bandwidth: float = BANDWIDTH
     launch: float = 0.0
+    at_once: bool = True
 
     def compute(self, flops: Array, nbytes: Array, dtype: str) -> Array:
         """Seconds of local work; every FLOP at the bf16 rate, as in the paper's MFU."""
