@@ -171,7 +171,8 @@ def with_orders(
         if seconds >= least:
             break
         best, ordered, least = choice, found, seconds
-    return replace(solution, choice=best, seconds=evaluate(formulation.problem, best)), ordered
+    more = evaluate(formulation.problem, best) - solution.seconds
+    return replace(solution, choice=best, seconds=solution.seconds + more, alike=solution.alike + more), ordered
 
 
 def plan_of(
