@@ -21,6 +21,9 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from passes.way import Axes, Shard, Sizes, Step, Torus, steps
 
 TILE = (8, 128)
+SMALL = 1 << 21
+"""Bytes of a sum that are laid out anew sooner than a weight. Reshapes before a scatter would climb to the matmul that
+made it, which then cannot read its weight from the stack of a scan: it is copied first. They do not pass a barrier."""
 
 
 def move(x: jax.Array, have: Shard, want: Shard, sizes: Sizes, torus: Torus | None = None) -> jax.Array:
@@ -74,6 +77,7 @@ def _slice(x: jax.Array, step: Step, sizes: Sizes) -> jax.Array:
 
 def _reduce_scatter(x: jax.Array, step: Step, sizes: Sizes) -> jax.Array:
     if step.how == "sum":
+        x = lax.optimization_barrier(x) if x.size * x.dtype.itemsize < SMALL else x
         if step.dim and _short([n for d, n in enumerate(x.shape) if d != step.dim]):
             front = _reduce_scatter(jnp.moveaxis(x, step.dim, 0), replace(step, dim=0), sizes)
             return jnp.moveaxis(front, 0, step.dim)
