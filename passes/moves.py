@@ -77,7 +77,6 @@ def _slice(x: jax.Array, step: Step, sizes: Sizes) -> jax.Array:
 
 def _reduce_scatter(x: jax.Array, step: Step, sizes: Sizes) -> jax.Array:
     if step.how == "sum":
-        x = lax.optimization_barrier(x) if x.size * x.dtype.itemsize < SMALL else x
         if step.dim and _short([n for d, n in enumerate(x.shape) if d != step.dim]):
             front = _reduce_scatter(jnp.moveaxis(x, step.dim, 0), replace(step, dim=0), sizes)
             return jnp.moveaxis(front, 0, step.dim)
@@ -97,7 +96,7 @@ def _scattered(x: jax.Array, axes: Axes, dim: int, ways: int) -> jax.Array:
     """A reduce_scatter of what lies in memory with the scattered dim, or the number of the shard, major-most."""
     whole_tiles = x.shape[dim] // ways % TILE[1] == 0
     if dim == x.ndim - 1 and dim and (whole_tiles or x.ndim > 2):
-        parts = x.reshape(*x.shape[:dim], ways, x.shape[dim] // ways)
+        parts = _held(x).reshape(*x.shape[:dim], ways, x.shape[dim] // ways)
         return lax.psum_scatter(_major(parts, dim), axes, scatter_dimension=dim, tiled=False)
     wide = _major(x, dim) if dim < x.ndim - 1 else x
     return lax.psum_scatter(wide, axes, scatter_dimension=dim, tiled=True)
@@ -115,7 +114,11 @@ def _flat(x: jax.Array, dim: int, ways: int) -> tuple[jax.Array, int]:
         return x, dim
     whole = (rows for rows in (1, 2, 4, 8) if not x.shape[dim] // ways * rows % TILE[0])
     rows = next((rows for rows in whole if not minor % (rows * TILE[1])), None)
-    return (x, dim) if rows is None else (x.reshape(x.shape[dim] * rows, minor // rows), 0)
+    return (x, dim) if rows is None else (_held(x).reshape(x.shape[dim] * rows, minor // rows), 0)
+
+
+def _held(x: jax.Array) -> jax.Array:
+    return lax.optimization_barrier(x) if x.size * x.dtype.itemsize < SMALL else x
 
 
 def _all_to_all(x: jax.Array, step: Step, sizes: Sizes) -> jax.Array:
