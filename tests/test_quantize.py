@@ -371,15 +371,18 @@ def test_decode_of_palm_540b_loads_half_the_weights():
     assert "params['layers']['up'].scales" in explain(narrow)
 
 
-def test_prefill_of_palm_540b_gathers_half_the_bytes_and_computes_in_bf16():
-    """Where nothing overlaps: a ring sends what it multiplies, which is bf16."""
+def test_prefill_of_palm_540b_gathers_int8_and_computes_in_bf16():
+    """Where nothing overlaps: a ring sends what it multiplies, which is bf16. Parts are of axes of four devices each.
+
+    Half the bytes are cheap enough to be gathered from all devices where bf16 is gathered from sixteen.
+    """
     wide, narrow = plans(*palm.prefill_540b_b512(), cost_model=apart(abstract_mesh(4, 4, 4), "tpu-v4"))
-    gathers = [
-        sorted({c.nbytes for c in p.collectives if c.value == "slice loop input" and c.nbytes > 1e8})
-        for p in (wide, narrow)
-    ]
-    assert len(gathers[0]) >= 2  # the large weights: attention's and the MLP's
-    assert gathers[0] == [2 * nbytes for nbytes in gathers[1]]
+    layers = {18432 * 64 * 256, 18432 * 73728}  # elements of attention's weights and of the MLP's
+    parts = {2: {4.0}, 1: {1.0}}
+    for plan, itemsize in ((wide, 2), (narrow, 1)):
+        gathers = {c.nbytes for c in plan.collectives if c.value == "slice loop input" and c.nbytes > 1e8}
+        whole = {max(n for n in gathers if n <= itemsize * elements) for elements in layers}
+        assert {itemsize * e / n for e, n in zip(sorted(layers), sorted(whole))} == parts[itemsize]
     large = [[seconds for seconds, flops in scanned(p) if flops > 1e14] for p in (wide, narrow)]
     assert large[0] == pytest.approx(large[1], rel=1e-6) and len(large[0]) >= 5
 
