@@ -377,12 +377,13 @@ def test_prefill_of_palm_540b_gathers_int8_and_computes_in_bf16():
     Half the bytes are cheap enough to be gathered from all devices where bf16 is gathered from sixteen.
     """
     wide, narrow = plans(*palm.prefill_540b_b512(), cost_model=apart(abstract_mesh(4, 4, 4), "tpu-v4"))
-    layers = {18432 * 64 * 256, 18432 * 73728}  # elements of attention's weights and of the MLP's
-    parts = {2: {4.0}, 1: {1.0}}
-    for plan, itemsize in ((wide, 2), (narrow, 1)):
-        gathers = {c.nbytes for c in plan.collectives if c.value == "slice loop input" and c.nbytes > 1e8}
-        whole = {max(n for n in gathers if n <= itemsize * elements) for elements in layers}
-        assert {itemsize * e / n for e, n in zip(sorted(layers), sorted(whole))} == parts[itemsize]
+    elements = (18432 * 64 * 256, 18432 * 73728)  # of attention's weights and of the MLP's
+    for plan, itemsize, parts in ((wide, 2, 4), (narrow, 1, 1)):
+        gathered: dict[str, float] = {}
+        for c in plan.collectives:
+            if c.value == "slice loop input" and c.nbytes > 1e8:
+                gathered[c.source] = max(c.nbytes, gathered.get(c.source, 0.0))
+        assert {*gathered.values()} == {itemsize * n / parts for n in elements} and len(gathered) == 5
     large = [[seconds for seconds, flops in scanned(p) if flops > 1e14] for p in (wide, narrow)]
     assert large[0] == pytest.approx(large[1], rel=1e-6) and len(large[0]) >= 5
 
