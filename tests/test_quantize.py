@@ -385,7 +385,7 @@ def test_prefill_of_palm_540b_gathers_int8_and_computes_in_bf16():
                 gathered[c.source] = max(c.nbytes, gathered.get(c.source, 0.0))
         assert {*gathered.values()} == {itemsize * n / parts for n in elements} and len(gathered) == 5
     large = [[seconds for seconds, flops in scanned(p) if flops > 1e14] for p in (wide, narrow)]
-    assert large[0] == pytest.approx(large[1], rel=1e-6) and len(large[0]) >= 5
+    assert large[0] == pytest.approx(large[1], rel=0.01) and len(large[0]) >= 5  # int8 would take half
 
 
 def test_the_compiled_program_gathers_int8():
