@@ -13,7 +13,7 @@ from heapq import heappop, heappush
 import numpy as np
 
 from .fitting import fit, most
-from .free import NODES, Effort
+from .free import NODES, Best, Effort
 from .limited import WINDOWS, look
 from .neighbours import wander
 from .network import Array, Impossible, Network
@@ -30,17 +30,22 @@ HELPS = 0.2  # share of what is open by which the bound of a case that splitting
 def minimise_within(pricing: Pricing, effort: Effort, known: float = -np.inf) -> float:
     """Improve the best choice of a pricing towards the optimum within the limit; returns the bound.
 
-    Where the gap to the bound `known` is wide, better choices are worth more than better bounds, and come first.
+    Where the gap to the bound `known` is wide, better choices are worth more than better bounds, and come first, until
+    it is not.
     """
     best = pricing.best
     known = known if best.seconds < np.inf else max(known, look(pricing, effort))
-    wide = WIDE * abs(known) < best.seconds - known < np.inf
-    if wide:
-        wander(pricing, known, effort)
+    if _wide(best, known):
+        wander(pricing, known, effort, known + WIDE * abs(known))
+    wide = _wide(best, known)
     bound = cases(pricing, effort, known)
     if not wide and best.seconds < np.inf:
         wander(pricing, bound, effort)
     return min(best.seconds, bound)
+
+
+def _wide(best: Best, bound: float) -> bool:
+    return WIDE * abs(bound) < best.seconds - bound < np.inf
 
 
 def cases(whole: Pricing, effort: Effort, known: float = -np.inf) -> float:

@@ -28,13 +28,16 @@ WINDOW = ((np.inf, 1e-4),)
 SHARE = 2.0  # labour, of that for proofs
 
 
-def wander(pricing: Pricing, bound: float, effort: Effort) -> None:
-    """Improve the best choice of a pricing until `bound` proves it, neighbourhoods yield nothing, or work runs out."""
+def wander(pricing: Pricing, bound: float, effort: Effort, enough: float = -np.inf) -> None:
+    """Improve the best choice of a pricing until `bound` proves it, neighbourhoods yield nothing, or work runs out.
+
+    Nor are choices looked for that beat one of `enough` seconds.
+    """
     if not pricing.net.loaded():
         return
     around, best = Around(pricing.net), pricing.best
     labour, size, idle = Labour(SHARE * effort.labour), START, 0
-    while idle < STALL and labour.left > 0 and not best.proven(bound):
+    while idle < STALL and labour.left > 0 and best.seconds > enough and not best.proven(bound):
         before = best.seconds
         labour.left -= 2000.0 * len(pricing.net.unary)
         solved = _improve(pricing, around.pick(size), labour, effort)
