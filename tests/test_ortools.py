@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from problems import brute, tiny, transformer
 
-from planner.solve import evaluate
+from planner.solve import evaluate, ortools
 from planner.solve.marginals import decode, encode, with_rows
 from planner.solve.network import Impossible, network
 from planner.solve.ortools import BACKENDS, Program, cp_model_pb2, cp_parameters, run, solved
@@ -35,6 +35,39 @@ def test_integers(backend):
     outcome = run(knapsack(True), backend=backend)
     assert outcome.values is not None and outcome.values.round().tolist() == [1, 1, 0]
     assert outcome.bound == pytest.approx(3.0)
+
+
+def covering(seed: int = 0) -> Program:
+    """Of 30 sets the cheapest that cover 15 rows thrice over: hundreds of nodes."""
+    rng, shape = np.random.default_rng(seed), (15, 30)
+    some = rng.integers(1, 50, shape).astype(float)
+    rows, cols = np.nonzero(some)
+    cost = rng.integers(10, 60, shape[1]).astype(float)
+    one = np.ones(shape[1])
+    return Program(cost, one, one > 0, rows, cols, some[rows, cols], some.sum(1) / 3, np.full(shape[0], np.inf))
+
+
+def test_out_of_nodes_a_wider_gap_is_tried():
+    program = covering()
+    best, rough = run(program, 1_000_000), run(program, 1)
+    assert best.values is not None and rough.values is not None
+    assert best.bound == pytest.approx(program.cost @ best.values.round())
+    assert rough.bound < best.bound <= program.cost @ rough.values.round() + 1e-6
+
+
+def test_out_of_nodes_nothing_is_known(monkeypatch):
+    monkeypatch.setattr(ortools, "WIDER", ())
+    outcome = run(covering(), 1)
+    assert outcome.values is None and outcome.bound == -np.inf
+
+
+def test_other_failures_of_a_solver_are_no_limit(monkeypatch):
+    def fail(*args):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(ortools, "_solved", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run(covering())
 
 
 def test_duals_of_a_linear_program():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from problems import brute, tiny, transformer
 
-from planner.solve import BACKENDS, Edge, Live, Problem, evaluate, peak, solve, spans
+from planner.solve import BACKENDS, Edge, Live, Problem, evaluate, ortools, peak, solve, spans
 from planner.solve.free import Best, Effort
 from planner.solve.limited import exact_within
 from planner.solve.memory import Memory
@@ -48,6 +48,25 @@ def test_programs_that_are_not_shrunk_equal_enumeration(block, backend):
             continue
         bound = exact_within(net, memory, best, np.ones(memory.rows, bool), Effort(gap=1e-9, backend=backend))
         assert best.seconds == pytest.approx(seconds, abs=1e-6) and bound <= seconds + 1e-9, seed
+
+
+@pytest.mark.parametrize("block", range(2))
+def test_a_back_end_that_never_ends_leaves_a_bound_and_a_choice(block, monkeypatch):
+    """Not proven, but never wrong."""
+    solved = ortools._solved
+
+    def fail(program, nodes, gap):
+        if program.integer.any():
+            raise RuntimeError(ortools.OUT_OF_NODES)
+        return solved(program, nodes, gap)
+
+    monkeypatch.setattr(ortools, "_solved", fail)
+    for seed in range(50 * block, 50 * block + 50):
+        problem = tiny(seed, memory=True, tightness=(seed % 7) / 6)
+        solution, (excess, seconds) = solve(problem), brute(problem)
+        assert solution.excess >= excess - 1e-6, seed
+        if solution.excess <= 0:
+            assert solution.bound <= seconds + 1e-9 <= solution.seconds + 2e-9, seed
 
 
 def network_or_none(problem, memory):

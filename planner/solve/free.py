@@ -172,7 +172,7 @@ def exact(net: Network, best: Best, effort: Effort) -> float:
     unit = abs(best.seconds) if 0 < abs(best.seconds) < np.inf else 1.0
     encoded = encode(net, unit)
     outcome = run(encoded.program, effort.nodes, effort.gap / 4, effort.backend)
-    if np.isinf(outcome.bound) and effort.backend != "highs" and refuted(net, best):
+    if outcome.bound == np.inf and effort.backend != "highs" and refuted(net, best):
         outcome = run(encoded.program, effort.nodes, effort.gap / 4)
     if outcome.values is not None:
         best.offer(net.lift(decode(net, encoded, outcome.values)))

@@ -97,7 +97,7 @@ def exact_within(net: Network, memory: Memory, best: Best, active: Array, effort
     for _ in range(ROUNDS):
         program = with_rows(encoded.program, lines)
         outcome = run(program, effort.nodes, effort.gap, effort.backend)
-        if np.isinf(outcome.bound) and effort.backend != "highs" and refuted(net, best):
+        if outcome.bound == np.inf and effort.backend != "highs" and refuted(net, best):
             outcome = run(program, effort.nodes, effort.gap)
         bound = max(bound, lowered(outcome.bound * unit))
         if outcome.values is None:
