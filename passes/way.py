@@ -20,8 +20,8 @@ PLANE = 2
 
 Axes = tuple[str, ...]
 Sizes = Mapping[str, int]
-Torus = Mapping[str, tuple[int, ...]]
-"""The lengths of the torus axes that each mesh axis walks; empty where there is no torus."""
+Torus = Mapping[str, tuple[tuple[int, int], ...]]
+"""The torus axes that each mesh axis walks, by number, and its devices along them; empty where there is no torus."""
 
 
 @dataclass(frozen=True)
@@ -104,14 +104,22 @@ def parts_of(kind: str, axes: Axes, torus: Torus) -> list[Axes]:
     most = _most_scattered(torus) if kind == "reduce_scatter" else PLANE
     found: list[Axes] = [()]
     for axis in axes:
-        walked = sum(n > 1 for a in (*found[-1], axis) for n in torus.get(a, ()))
-        found[-1:] = [found[-1], (axis,)] if found[-1] and walked > most else [(*found[-1], axis)]
+        walked = _lengths(torus, (*found[-1], axis))
+        found[-1:] = [found[-1], (axis,)] if found[-1] and len(walked) > most else [(*found[-1], axis)]
     return found
 
 
 def _most_scattered(torus: Torus) -> int:
-    lengths = [n for walk in torus.values() for n in walk if n > 1]
+    lengths = _lengths(torus, torus)
     return max(1, min(PLANE, len(lengths) - 1)) if len(set(lengths)) == 1 else PLANE
+
+
+def _lengths(torus: Torus, axes: Iterable[str]) -> list[int]:
+    """Devices along each torus axis that some mesh axes walk together."""
+    found: dict[int, int] = {}
+    for line, n in (walk for axis in axes for walk in torus.get(axis, ())):
+        found[line] = found.get(line, 1) * n
+    return [n for n in found.values() if n > 1]
 
 
 @dataclass

@@ -29,7 +29,7 @@ from passes.ragged import ragged
 from passes.region import SCOPE, Local, Region
 from passes.rows import single_row, two_rows
 from passes.way import Shard, Torus, nearest, steps
-from planner.cost.torus import torus_spans
+from planner.cost.torus import torus_walks
 from planner.plan import Operation, Plan, Spec
 from planner.rules import Rule, rule_for
 from planner.rules.local import local_params
@@ -42,8 +42,7 @@ LAYOUTS = ("sharding", "out_sharding")
 def regions_of(program: Program, plan: Plan, mesh: Any) -> dict[Path, Region]:
     """The regions of a plan, by the path of their first equation. A mesh whose devices stand on a torus says so."""
     found: dict[Path, Region] = {}
-    walks = torus_spans(mesh)
-    torus = {} if walks is None else dict(zip(mesh.axis_names, walks))
+    torus = torus_walks(mesh)
     operations, sites = {jaxpr.parse(op.path): op for op in plan.operations}, plan.rings()
     tiled = isinstance(mesh, Mesh) and mesh.devices.flat[0].platform == "tpu"
     for path, body in _bodies(program.closed):

@@ -26,15 +26,15 @@ class MeshShape:
     """Names and sizes of a mesh's axes; bit `i` of a mask stands for axis `i`.
 
     Attributes:
-        walks: For each axis the torus axes that it walks: their lengths, and whether they close. Empty where there is
-            no torus.
+        walks: For each axis the torus axes that it walks: their names, its devices along them, and whether they close.
+            Empty where there is no torus.
         in_planes: Whether gathers and scatters go over a plane of the torus at most.
         at_once: Whether a value is gathered, or scattered, along all of its dims by one collective.
     """
 
     names: tuple[str, ...]
     sizes: tuple[int, ...]
-    walks: tuple[tuple[tuple[int, bool], ...], ...] = ()
+    walks: tuple[tuple[tuple[str, int, bool], ...], ...] = ()
     in_planes: bool = False
     at_once: bool = False
 
@@ -62,11 +62,13 @@ class MeshShape:
     def torus(self) -> Torus:
         """What each axis walks, where gathers and scatters go in planes."""
         walks = self.walks if self.in_planes else ()
-        return {name: tuple(n for n, _ in walk) for name, walk in zip(self.names, walks)}
+        lines = list(dict.fromkeys(line for walk in walks for line, _, _ in walk))
+        numbered = (tuple((lines.index(line), n) for line, n, _ in walk) for walk in walks)
+        return dict(zip(self.names, numbered))
 
     def ring(self, axes: Sequence[str]) -> tuple[int, ...]:
         """The devices along some axes, major to minor, as they stand round a ring; empty for in that order."""
-        walks = dict(zip(self.names, self.walks))
+        walks = {name: tuple((n, closes) for _, n, closes in walk) for name, walk in zip(self.names, self.walks)}
         sizes = dict(zip(self.names, self.sizes))
         if any(prod(n for n, _ in walks.get(axis, ())) != sizes[axis] for axis in axes):
             return ()

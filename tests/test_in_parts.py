@@ -14,7 +14,7 @@ from passes.way import Shard
 MESH = mesh(2, 4)
 SIZES = dict(MESH.shape)
 POINTS = {"b": 2, "m": 8, "l": 3, "n": 2048, "k": 16}
-TORUS = {"x": (2,), "y": (4,)}
+TORUS = {"x": ((0, 2),), "y": ((1, 4),)}
 SCATTERS = [[("x",)], [("y",)], [("x", "y")], [("y", "x")], [("x",), ("y",)], [("y",), ("x",)]]
 
 
@@ -50,7 +50,7 @@ def test_parts_are_the_scattered_product(terms, scatters):
 def test_the_way_says_which_scatters_lead():
     have = Shard(((), ("z",)), frozenset("xy"))
     assert leading_scatters(have, Shard(((), ("z", "x", "y"))), TORUS) == [("x", "y")]
-    assert leading_scatters(have, Shard(((), ("z", "x", "y"))), {"x": (4,), "y": (4,)}) == [("x",), ("y",)]
+    assert leading_scatters(have, Shard(((), ("z", "x", "y"))), {"x": ((0, 4),), "y": ((1, 4),)}) == [("x",), ("y",)]
     assert leading_scatters(have, Shard((("x",), ("z", "y"))), TORUS) == []
     assert leading_scatters(Shard(((), ()), frozenset("x"), "max"), Shard(((), ("x",))), TORUS) == []
     assert after(have, [("x",)]) == Shard(((), ("z", "x")), frozenset("y"))

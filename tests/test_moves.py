@@ -79,13 +79,15 @@ def test_only_the_minor_axis_leaves_freely():
     ("torus", "parts"),
     [
         ({}, ["xy"]),
-        ({"x": (4,), "y": (4,)}, ["x", "y"]),
-        ({"x": (4,), "y": (8,)}, ["xy"]),
-        ({"x": (4,), "y": (4,), "z": (4,)}, ["xy"]),
-        ({"x": (4, 4), "y": (4,)}, ["x", "y"]),
-        ({"x": (4, 4), "y": (8,)}, ["x", "y"]),
+        ({"x": ((0, 4),), "y": ((1, 4),)}, ["x", "y"]),
+        ({"x": ((0, 4),), "y": ((1, 8),)}, ["xy"]),
+        ({"x": ((0, 4),), "y": ((1, 4),), "z": ((2, 4),)}, ["xy"]),
+        ({"x": ((0, 4), (1, 4)), "y": ((2, 4),)}, ["x", "y"]),
+        ({"x": ((0, 4), (1, 4)), "y": ((2, 8),)}, ["x", "y"]),
+        ({"x": ((0, 2),), "y": ((1, 2), (0, 2))}, ["xy"]),
+        ({"x": ((0, 2),), "y": ((0, 2),)}, ["xy"]),
     ],
-    ids=["no torus", "square", "plane", "plane of a cube", "cube", "three axes"],
+    ids=["no torus", "square", "plane", "plane of a cube", "cube", "three axes", "a row in two", "one row"],
 )
 def test_a_scatter_never_goes_over_a_whole_square_or_cube(torus, parts):
     found = steps(Shard(((),), frozenset("xy")), Shard((("x", "y"),)), torus)

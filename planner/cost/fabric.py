@@ -83,12 +83,12 @@ class Link:
         return tuple(part for part in self.parts or (self,) if part.size > 1)
 
     @property
-    def walks(self) -> tuple[tuple[int, bool], ...]:
-        """The length of each torus axis that it walks, and whether that closes; empty if it leaves a torus."""
+    def walks(self) -> tuple[tuple[str, int, bool], ...]:
+        """Each torus axis that it walks: its line, devices along it, whether it closes. Empty if it leaves a torus."""
         wires = self.wires()
         if any(wire.switched or wire.outer for wire in wires):
             return ()
-        return tuple((int(wire.size), _closes(wire)) for wire in wires)
+        return tuple((wire.line, int(wire.size), _closes(wire)) for wire in wires)
 
     @property
     def in_planes(self) -> bool:

@@ -110,3 +110,12 @@ def torus_spans(mesh: Mesh | AbstractMesh) -> tuple[tuple[int, ...], ...] | None
         return None
     walks = walks_of(places, places.shape[:-1])
     return tuple(tuple(walk.size for walk in axis) or (1,) for axis in walks)
+
+
+def torus_walks(mesh: Mesh | AbstractMesh) -> dict[str, tuple[tuple[int, int], ...]]:
+    """For each mesh axis the torus axes that it walks, by number, and its devices along them; empty without coords."""
+    places = places_of(mesh)
+    if places is None:
+        return {}
+    walks = walks_of(places, places.shape[:-1])
+    return {name: tuple((walk.line, walk.size) for walk in axis) for name, axis in zip(mesh.axis_names, walks)}
