@@ -26,7 +26,7 @@ class MeshShape:
     """Names and sizes of a mesh's axes; bit `i` of a mask stands for axis `i`.
 
     Attributes:
-        walks: For each axis the torus axes that it walks: their names, its devices along them, and whether they close.
+        walks: For each axis the torus axes that it walks: their numbers, its devices along them, whether they close.
             Empty where there is no torus.
         in_planes: Whether gathers and scatters go over a plane of the torus at most.
         at_once: Whether a value is gathered, or scattered, along all of its dims by one collective.
@@ -34,7 +34,7 @@ class MeshShape:
 
     names: tuple[str, ...]
     sizes: tuple[int, ...]
-    walks: tuple[tuple[tuple[str, int, bool], ...], ...] = ()
+    walks: tuple[tuple[tuple[int, int, bool], ...], ...] = ()
     in_planes: bool = False
     at_once: bool = False
 
@@ -62,9 +62,7 @@ class MeshShape:
     def torus(self) -> Torus:
         """What each axis walks, where gathers and scatters go in planes."""
         walks = self.walks if self.in_planes else ()
-        lines = list(dict.fromkeys(line for walk in walks for line, _, _ in walk))
-        numbered = (tuple((lines.index(line), n) for line, n, _ in walk) for walk in walks)
-        return dict(zip(self.names, numbered))
+        return {name: tuple((number, n) for number, n, _ in walk) for name, walk in zip(self.names, walks)}
 
     def ring(self, axes: Sequence[str]) -> tuple[int, ...]:
         """The devices along some axes, major to minor, as they stand round a ring; empty for in that order."""

@@ -252,7 +252,7 @@ def test_a_scalar_can_only_be_summed():
 )
 def test_a_torus_is_scattered_and_gathered_in_turns(walks, scatters, gathers):
     """Each with the part of the array that is there before a scatter and after a gather."""
-    lines = iter("abcd")
+    lines = iter(range(4))
     closing = tuple(tuple((next(lines), n, True) for n in walk) for walk in walks)
     mesh = MeshShape(tuple(AXES), (2, 2, 2), closing, in_planes=True)
     layouts = rows([dict.fromkeys(AXES, OPEN), dict.fromkeys(AXES, 0), dict.fromkeys(AXES, NOWHERE)])

@@ -65,6 +65,7 @@ class Link:
         parts: The links that the axis is made of, where it is more than one.
         ring: Bytes/s, both directions, of a ring that runs through this and further torus axes, where a collective is
             one ring (`Fabric.one_ring`); 0 where all axes work at once.
+        number: The torus axis that it follows. One that follows no single one is taken for the first.
     """
 
     size: float
@@ -77,18 +78,19 @@ class Link:
     outer: bool = False
     parts: tuple["Link", ...] = ()
     ring: float = 0.0
+    number: int = 0
 
     def wires(self) -> tuple["Link", ...]:
         """The links it is made of, without those that join nothing."""
         return tuple(part for part in self.parts or (self,) if part.size > 1)
 
     @property
-    def walks(self) -> tuple[tuple[str, int, bool], ...]:
-        """Each torus axis that it walks: its line, devices along it, whether it closes. Empty if it leaves a torus."""
+    def walks(self) -> tuple[tuple[int, int, bool], ...]:
+        """Each torus axis that it walks: its number, devices along it, whether it closes. Empty if it leaves it."""
         wires = self.wires()
         if any(wire.switched or wire.outer for wire in wires):
             return ()
-        return tuple((wire.line, int(wire.size), _closes(wire)) for wire in wires)
+        return tuple((wire.number, int(wire.size), _closes(wire)) for wire in wires)
 
     @property
     def in_planes(self) -> bool:

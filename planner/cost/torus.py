@@ -32,6 +32,11 @@ class Walk:
     extent: int
     length: int
 
+    @property
+    def number(self) -> int:
+        """The torus axis; the first where it follows none, as the last of a `jax.make_mesh` on 2×4 chips of v5e."""
+        return max(self.line, 0)
+
 
 def torus_links(mesh: Mesh | AbstractMesh, fabric: Fabric, near: Sequence[int]) -> list[tuple[Link, ...]]:
     """For each mesh axis its torus axes; `near` is the number of its devices within one slice."""
@@ -48,7 +53,8 @@ def _ring(fabric: Fabric, walk: Walk, whole: bool) -> Link:
     way = fabric.link * (walk.size / walk.extent)
     rate = (2 if closes else 1) * way
     ring = 2 * way if fabric.one_ring else 0.0
-    return Link(walk.size, rate, hops, fabric.hop, walk.size / 4, line=f"torus {walk.line}", ring=ring)
+    wires = {"line": f"torus {walk.line}", "number": walk.number}
+    return Link(walk.size, rate, hops, fabric.hop, walk.size / 4, ring=ring, **wires)
 
 
 def assumed_walks(near: Sequence[int], torus: int) -> list[tuple[Walk, ...]]:
@@ -118,4 +124,4 @@ def torus_walks(mesh: Mesh | AbstractMesh) -> dict[str, tuple[tuple[int, int], .
     if places is None:
         return {}
     walks = walks_of(places, places.shape[:-1])
-    return {name: tuple((walk.line, walk.size) for walk in axis) for name, axis in zip(mesh.axis_names, walks)}
+    return {name: tuple((walk.number, walk.size) for walk in axis) for name, axis in zip(mesh.axis_names, walks)}
