@@ -118,6 +118,7 @@ def _flat(x: jax.Array, dim: int, ways: int) -> tuple[jax.Array, int]:
 
 
 def _held(x: jax.Array) -> jax.Array:
+    """What is small, behind a barrier that reshapes do not climb."""
     return lax.optimization_barrier(x) if x.size * x.dtype.itemsize < SMALL else x
 
 

@@ -16,6 +16,9 @@ class CostModel(Protocol):
 
     Attributes:
         launch: Seconds that any operation with a buffer of its own costs beside its work.
+
+    One that has a true attribute `at_once` is asked for a gather or scatter of several dims as one collective
+    (`planner.cost.paper`); others are asked for each that the program makes.
     """
 
     @property
