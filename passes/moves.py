@@ -4,7 +4,8 @@ Three things are written as TPU compilers keep them (libtpu 0.0.42): a gather ov
 all of a square or a cube, becomes an all_reduce of twice the bytes, so it goes over some, then over the others; a
 scatter whose shards do not fill whole tiles becomes an all_reduce and a slice, so short leading dims borrow rows from
 the others; and so does one along a dim that happens to lie minor-most in memory, so the scattered dim is laid out
-major-most.
+major-most. Rows with short dims behind them, such as the heads of a token, are not merged with these: what merges them
+climbs to the matmul that made them, which copies its weight first.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -81,6 +82,8 @@ def _reduce_scatter(x: jax.Array, step: Step, sizes: Sizes) -> jax.Array:
             front = _reduce_scatter(jnp.moveaxis(x, step.dim, 0), replace(step, dim=0), sizes)
             return jnp.moveaxis(front, 0, step.dim)
         ways = devices(step.axes, sizes)
+        if not step.dim and _short(x.shape[1:]) and not x.shape[0] // ways % TILE[0]:
+            return _planes(x, step.axes, ways)
         shape = (*x.shape[: step.dim], x.shape[step.dim] // ways, *x.shape[step.dim + 1 :])
         flat, dim = _flat(x, step.dim, ways)
         return _scattered(flat, step.axes, dim, ways).reshape(shape)
@@ -90,6 +93,13 @@ def _reduce_scatter(x: jax.Array, step: Step, sizes: Sizes) -> jax.Array:
 def _short(rest: Sequence[int]) -> bool:
     """Whether what is left beside the scattered dim fills no whole tiles."""
     return len(rest) > 1 and rest[-2] % TILE[0] > 0
+
+
+def _planes(x: jax.Array, axes: Axes, ways: int) -> jax.Array:
+    """A reduce_scatter of leading rows, in whole tiles behind the short dims: a matmul may write its result so."""
+    parts = x.reshape(ways, x.shape[0] // ways, *x.shape[1:])
+    order = (0, *range(2, parts.ndim - 1), 1, parts.ndim - 1)
+    return lax.psum_scatter(with_layout_constraint(parts, Layout(order)), axes, tiled=False)
 
 
 def _scattered(x: jax.Array, axes: Axes, dim: int, ways: int) -> jax.Array:

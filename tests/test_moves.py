@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from jax.sharding import PartitionSpec
 from programs import mesh
 
+from passes import jaxpr
 from passes.moves import exchange, move
 from passes.way import Shard, Step, steps
 
@@ -103,6 +104,24 @@ def test_axes_of_a_dim_come_and_go_in_any_order(order):
     go = steps(rows, columns)
     assert sorted({step.kind for step in go}) == ["all_gather", "all_to_all"]
     assert any("x" in step.behind for step in go) == any("x" in step.behind for step in come) == (order[-1] != "x")
+
+
+@pytest.mark.parametrize(
+    ("shape", "dim", "orders"),
+    [((32, 3, 128), 0, [(0, 2, 1, 3)]), ((2, 32, 3, 128), 1, [(0, 2, 3, 1, 4)]), ((8, 3, 128), 0, [])],
+    ids=["heads", "sequences of heads", "less than a tile"],
+)
+def test_rows_are_scattered_from_behind_the_short_dims_that_follow(shape, dim, orders):
+    """Each device's rows are whole tiles; merged with a short dim they would lie anew in memory."""
+    whole = Shard(((),) * len(shape), frozenset("xy"))
+    want = replace(whole, dims=tuple(("x", "y") if d == dim else () for d in range(len(shape))), open=frozenset())
+    x = np.random.default_rng(0).integers(-4, 5, shape).astype(np.float32)
+    moved = jax.shard_map(
+        lambda x: move(x, whole, want, SIZES), mesh=MESH, in_specs=PartitionSpec(), out_specs=want.spec, check_vma=False
+    )
+    np.testing.assert_array_equal(np.asarray(jax.jit(moved)(x)), 4 * x)
+    laid = [e for _, e in jaxpr.walk(jax.make_jaxpr(moved)(x)) if jaxpr.primitive_name(e) == "layout_constraint"]
+    assert [e.params["layout"].major_to_minor for e in laid if len(e.outvars[0].aval.shape) > 3] == orders
 
 
 @pytest.mark.parametrize("how", ["max", "min", "mul", "or", "and"])
