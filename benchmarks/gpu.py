@@ -7,7 +7,7 @@ of `passes.ring` with all of its chunks at hand: its permutes are left out, noth
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Annotated, Any
 from unittest import mock
 
@@ -24,7 +24,7 @@ from planner.cost.collectives import groups
 from planner.cost.hardware import PRESETS, Chip
 from planner.cost.model import Roofline
 
-LAYERS, CALLS, ROUNDS = 8, 20, 7
+LAYERS, REPEATS, CALLS, ROUNDS = 8, 5, 20, 7
 PAIRS = {"gate, down": (8192, 3584), "q, o": (8192, 1024)}
 TOKENS = (64, 512, 2048, 8192, 32768)
 DOT = (((1,), (0,)), ((), ()))
@@ -73,11 +73,23 @@ def copy(gigabytes: int = 2) -> float:
     return 4 * x.size / timed(lambda x: -x, x)
 
 
-def rings(tokens: int, k: int, n: int, steps: int) -> Iterator[float]:
-    """Seconds of a plain matmul, and of one that gathers its rows, or scatters them, in a number of steps."""
-    x, w, me = drawn(tokens, k), drawn(k, n), jnp.int32(steps // 2)
-    chunks = [drawn(tokens // steps, k) + i for i in range(steps)]
-    yield timed(lambda x, w: x @ w, x, w)
+def repeated(fun: Callable, args: list[Any]) -> float:
+    """Seconds of a call of `fun`, one of several in a program; the start of the program is taken off."""
+
+    def each(args: list[Any]) -> list[Array]:
+        return [fun(*a) for a in args]
+
+    return (timed(each, args) - timed(each, args[:1])) / (len(args) - 1)
+
+
+def rings(tokens: int, k: int, n: int, steps: int) -> Iterator[tuple[float, float]]:
+    """Seconds of a matmul in some steps and of a plain one: gathering rows, scattering them, scattering behind a gate.
+
+    What is scattered is sliced: a copy where it is an argument, part of its own computation where it is not.
+    """
+    others = [(drawn(k, n) + i, jnp.int32(steps // 2)) for i in range(REPEATS)]
+    xs = [drawn(tokens, k) + i for i in range(REPEATS)]
+    chunks = [[x[i * (tokens // steps) :][: tokens // steps] for i in range(steps)] for x in xs]
 
     def gathered(chunks: list[Array], w: Array, me: Array) -> Array:
         arrived = [(me + i, chunk) for i, chunk in enumerate(chunks)]
@@ -85,17 +97,33 @@ def rings(tokens: int, k: int, n: int, steps: int) -> Iterator[float]:
             return ring.all_gather_matmul(chunks[0], w, DOT, axis_name="x", gather_dim=0)
 
     def scattered(x: Array, w: Array, me: Array) -> Array:
-        with mock.patch.object(ring, "_sent", lambda x, *_: x), alone(steps, me):
+        with alone(steps, me):
             return ring.matmul_reduce_scatter(x, w, DOT, axis_name="x", scatter_dim=0)
 
-    yield timed(gathered, chunks, w, me)
-    yield timed(scattered, x, w, me)
+    def plain(x: Array, w: Array, me: Array) -> Array:
+        return x @ w
+
+    def gated(matmul: Callable) -> Callable:
+        return lambda x, up, w, me: matmul(jax.nn.silu(x) * up, w, me)
+
+    arguments, gates = [(x, *rest) for x, rest in zip(xs, others)], [(x, x[::-1], *rest) for x, rest in zip(xs, others)]
+    straight = repeated(plain, arguments)
+    yield repeated(gathered, [(c, *rest) for c, rest in zip(chunks, others)]), straight
+    yield repeated(scattered, arguments), straight
+    yield repeated(gated(scattered), gates), repeated(gated(plain), gates)
 
 
 @contextmanager
 def alone(steps: int, me: Array) -> Iterator[None]:
-    """One device as one of several."""
-    with mock.patch.object(lax, "axis_size", lambda _: steps), mock.patch.object(lax, "axis_index", lambda _: me):
+    """One device as one of several, which gets what it sends."""
+    instead = {
+        (lax, "axis_size"): lambda _: steps,
+        (lax, "axis_index"): lambda _: me,
+        (ring._Ring, "sent"): lambda _, x, step: x,
+    }
+    with ExitStack() as stack:
+        for (where, name), fun in instead.items():
+            stack.enter_context(mock.patch.object(where, name, fun))
         yield
 
 
@@ -114,10 +142,11 @@ def main(machine: Annotated[str, typer.Argument(help="A preset, such as h100 or 
         )
         table.add_row(name, str(tokens), *cells)
     console.print(table)
-    table = Table("tokens", "steps", "plain µs", "gathered", "scattered", title="A ring's matmul over a plain one")
+    titles = "tokens", "steps", "plain µs", "gathered", "scattered", "scattered behind a gate"
+    table = Table(*titles, title="A ring's matmul over a plain one")
     for tokens, steps in ((t, s) for t in (8192, 32768) for s in (1, 2, 4, 8)):
-        plain, *others = rings(tokens, 8192, 3584, steps)
-        table.add_row(str(tokens), str(steps), f"{1e6 * plain:.1f}", *(f"{t / plain:.3f}" for t in others))
+        found = list(rings(tokens, 8192, 3584, steps))
+        table.add_row(str(tokens), str(steps), f"{1e6 * found[0][1]:.1f}", *(f"{t / plain:.3f}" for t, plain in found))
     console.print(table)
 
 
