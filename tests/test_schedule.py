@@ -90,6 +90,25 @@ def test_messages_on_one_wire_wait_for_each_other():
     assert wires.permute(np.array([[0, 3], [1, 2]]), 1e9) == pytest.approx(2.0)
 
 
+def test_a_ring_walked_both_ways_shares_no_wire_though_it_turns():
+    wires = Wires(np.argwhere(np.ones((2, 4))), (2, 4), (False, True), 1e9, 0.0, 0.0)
+    order = [0, 1, 2, 3, 7, 6, 5, 4]
+    there = np.array(list(zip(order, order[1:] + order[:1])))
+    ahead, behind = wires.taken(there), wires.taken(there[:, ::-1])
+    assert len(ahead) == len(behind) == 8
+    assert not ahead & behind
+    assert ahead & wires.taken(there[:3])
+
+
+def test_a_gather_takes_every_wire_of_its_torus_axes():
+    wires = Wires(np.argwhere(np.ones((2, 4))), (2, 4), (False, True), 1e9, 0.0, 0.0)
+    columns = np.arange(8).reshape(2, 4)
+    assert {axis for _, axis, _ in wires.along(columns)} == {1}
+    assert len(wires.along(columns)) == len(wires.along(columns.T)) == 2 * 8
+    assert wires.along(columns.reshape(1, 8)) == wires.along(columns) | wires.along(columns.T)
+    assert wires.taken(np.array([[0, 1]])) < wires.along(columns)
+
+
 def test_what_jax_compiles_for_the_cpu():
     mesh = cpu_mesh(2, 4)
 

@@ -2,15 +2,15 @@
 
 Computation takes the compiler's own estimate in cycles, which contains reads and writes of HBM. Collectives have no
 estimate; a cost model prices them. One that is started and later waited for runs beside what stands between; those that
-share a mesh axis run one after the other, except for permutes in opposite directions. Copies that the compiler starts
-early read at the speed of HBM.
+share a wire of a torus, in one direction, run one after the other, elsewhere those that share a mesh axis. Copies that
+the compiler starts early read at the speed of HBM.
 
     from planner.audit.schedule import timer_of
     schedule = timer_of(mesh).schedule(compiled)
     schedule.seconds, schedule.compute, schedule.hidden, schedule.exposed
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -136,10 +136,11 @@ class Timer:
             self.prices.collective(move.kind, np.asarray(move.nbytes), np.asarray(self.mesh.mask(move.span.axes)))
         )
 
-    def lanes(self, move: Compiled) -> list[tuple[str, int]]:
-        """The mesh axes that a collective takes, and in which directions: a permute may leave one free."""
-        ways = self.wires.ways(move.groups) if self.wires and move.kind == "permute" else (1, -1)
-        return [(axis, way) for axis in move.span.axes for way in ways]
+    def lanes(self, move: Compiled) -> Collection[Any]:
+        """What a collective leaves to no other: of a torus the wires it takes, else the mesh axes, both ways."""
+        if self.wires is None:
+            return [(axis, way) for axis in move.span.axes for way in (1, -1)]
+        return self.wires.taken(move.groups) if move.kind == "permute" else self.wires.along(move.groups)
 
 
 def timer_of(mesh: Any, machine: str | Machine | None = None, prices: CostModel | None = None) -> Timer:
@@ -159,7 +160,7 @@ def timer_of(mesh: Any, machine: str | Machine | None = None, prices: CostModel 
 
 @dataclass
 class _Walk:
-    """One computation on its way. `busy` says until when a direction of a mesh axis, or the memory, is taken."""
+    """One computation on its way. `busy` says until when a wire, a mesh axis or the memory is taken."""
 
     timer: Timer
     module: Module

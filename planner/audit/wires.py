@@ -46,10 +46,16 @@ class Wires:
         loads = Counter(wire for walk in walks for wire in walk)
         return nbytes * max(loads.values(), default=0) / self.link + hops * self.hop + self.overhead
 
-    def ways(self, pairs: Array) -> frozenset[int]:
-        """The directions, 1 and -1, in which messages go along their torus axes: a wire carries both at once."""
+    def taken(self, pairs: Array) -> frozenset[Wire]:
+        """The wires that the messages of a permute take; the other direction of a wire is another wire."""
         places = [(tuple(self.places[a]), tuple(self.places[b])) for a, b in pairs.tolist()]
-        return frozenset(step for pair in places for _, _, step in self.walk(*pair))
+        return frozenset(wire for pair in places for wire in self.walk(*pair))
+
+    def along(self, groups: Array) -> frozenset[Wire]:
+        """All wires of the torus axes along which members of a group differ."""
+        places = self.places[groups]
+        axes = np.flatnonzero((places != places[:, :1]).any((0, 1))).tolist()
+        return frozenset((tuple(place), axis, way) for place in self.places for axis in axes for way in (1, -1))
 
     def walk(self, start: tuple[int, ...], stop: tuple[int, ...]) -> Iterator[Wire]:
         """The wires from place to place: where each begins, its torus axis and direction."""
