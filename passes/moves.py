@@ -120,7 +120,7 @@ def _major(x: jax.Array, dim: int) -> jax.Array:
 def _flat(x: jax.Array, dim: int, ways: int) -> tuple[jax.Array, int]:
     """The array with its leading dim scattered in two dims, in as many rows as whole tiles of each shard take."""
     minor = int(np.prod(x.shape[dim + 1 :]))
-    if np.prod(x.shape[:dim]) > 1:
+    if np.prod(x.shape[:dim]) > 1 or (x.ndim > dim + 2 and not _short(x.shape[dim + 1 :])):
         return x, dim
     whole = (rows for rows in (1, 2, 4, 8) if not x.shape[dim] // ways * rows % TILE[0])
     rows = next((rows for rows in whole if not minor % (rows * TILE[1])), None)

@@ -150,3 +150,18 @@ def test_exchange_is_a_permutation():
     for order in itertools.permutations(SIZES):
         senders, receivers = zip(*exchange(tuple(SIZES), tuple(SIZES), order, SIZES))
         assert sorted(senders) == sorted(receivers) == list(range(8))
+
+
+@pytest.mark.parametrize(("shape", "reshaped"), [((8, 16, 256), False), ((8, 1, 256), True), ((8, 4096), True)])
+def test_a_leading_dim_is_scattered_as_it_lies_where_others_fill_tiles(shape, reshaped):
+    """In 3 dims the leading one is in no tile: rows of it can go as they are, anything else would lay all out anew."""
+    have, want = (
+        Shard((axes, *[()] * (len(shape) - 1)), opened)
+        for axes, opened in (((), frozenset("x")), (("x",), frozenset()))
+    )
+    moved = jax.shard_map(
+        lambda x: move(x, have, want, SIZES), mesh=MESH, in_specs=have.spec, out_specs=want.spec, check_vma=False
+    )
+    text = str(jax.make_jaxpr(moved)(np.zeros(shape, np.float32)))
+    assert "reduce_scatter" in text
+    assert ("reshape" in text) == reshaped
