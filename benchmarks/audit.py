@@ -2,9 +2,10 @@
 
 For each workload: collectives as planned and as compiled, peak memory, time. Then the time along the compiled schedule
 of our plan, of no plan, and of layouts that people know, each at its best and written as sharding constraints. In all
-of them the compiler chooses how arguments lie in memory (`auto_layouts`); one column is ours where it may not. Needs
-the extra `tpu-aot`. A case is printed as soon as it is finished, all of them together at the end. Names, or parts of
-whole words such as `"prefill, batch 1"`, pick cases; several pick what any of them picks.
+of them the compiler is told to run collectives beside work (`planner.compiler_options`), and chooses how arguments lie
+in memory (`auto_layouts`); in two columns ours is compiled where it is not told, or may not choose. Needs the extra
+`tpu-aot`. A case is printed as soon as it is finished, all of them together at the end. Names, or parts of whole words
+such as `"prefill, batch 1"`, pick cases; several pick what any of them picks.
 """
 
 import re
@@ -69,6 +70,11 @@ class Case:
         """Bytes per chip."""
         return self.share * LIMITS[parse(self.topology)[0]]
 
+    @property
+    def told(self) -> dict[str, str | bool]:
+        """What the compiler is told."""
+        return planner.compiler_options(self.mesh)
+
 
 CASES = (
     Case("PaLM 540B decode, batch 64", "v4:4x4x4", palm.decode_540b_b64, (1,)),
@@ -83,12 +89,12 @@ CASES = (
 )
 
 
-def audited(case: Case, auto_layouts: bool) -> Audit:
-    """The case planned, compiled and audited."""
+def audited(case: Case, **changed: Any) -> Audit:
+    """The case planned, compiled and audited; with `auto_layouts` or `compiler_options` other than its own."""
     fun, args = case.workload()
     mesh, donated = case.mesh, case.donated or None
-    options: dict[str, Any] = {"donate_argnums": donated, "memory_limit": case.limit, "auto_layouts": auto_layouts}
-    planned = planner.autoshard(fun, mesh=mesh, **options)
+    options: dict[str, Any] = {"compiler_options": case.told, "auto_layouts": case.auto_layouts} | changed
+    planned = planner.autoshard(fun, mesh=mesh, donate_argnums=donated, memory_limit=case.limit, **options)
     return planner.audit(planned.plan(*args), planned.lower(*args).compile(), mesh)
 
 
@@ -106,7 +112,7 @@ def unplanned(case: Case) -> float:
 
     given = jax.tree_util.tree_map_with_path(put, args)
     out = Format(Layout.AUTO) if case.auto_layouts else None
-    made = jax.jit(fun, donate_argnums=case.donated, in_shardings=given, out_shardings=out)
+    made = jax.jit(fun, donate_argnums=case.donated, in_shardings=given, out_shardings=out, compiler_options=case.told)
     return timer_of(mesh).schedule(made.lower(*args).compile()).seconds
 
 
@@ -132,14 +138,18 @@ def constrained(case: Case) -> Mapping[str, Realised | str]:
             found[known.name] = known.note
             continue
         plan = stages.plan_of(program, formulation, solution, (), setting, case.name)
-        found[known.name] = Realised(plan, program, setting.mesh, commanded=False, auto_layouts=case.auto_layouts)
+        found[known.name] = Realised(plan, program, setting.mesh, case.told, False, case.auto_layouts)
     return found
 
 
 def times(case: Case, ours: float) -> Iterator[str]:
-    """Ours, ours where arguments lie as they come, no plan, then each layout; what does not fit or compile says so."""
+    """Ours; ours where the compiler is not told, and where arguments lie as they come; no plan; then each layout.
+
+    What does not fit or compile says so.
+    """
     yield seconds(ours)
-    yield attempted(lambda: audited(case, auto_layouts=False).seconds)
+    yield attempted(lambda: audited(case, compiler_options=None).seconds)
+    yield attempted(lambda: audited(case, auto_layouts=False).seconds) if case.auto_layouts else seconds(ours)
     yield attempted(lambda: unplanned(case))
     layouts = constrained(case)
     for name in LAYOUTS.values():
@@ -183,14 +193,14 @@ def tables() -> tuple[Table, Table]:
     """Both tables, without rows."""
     columns = ("surprise", "absent", "GB", "compiled", "error", "predicted", "schedule", "error")
     audits = table("Planned and compiled", "workload", "topology", *columns, "compute", "exposed", "hidden")
-    rivals = ("ours", "as they lie", "no plan", *LAYOUTS)
+    rivals = ("ours", "not told", "as they lie", "no plan", *LAYOUTS)
     return audits, table("Time along the compiled schedule", "workload", "topology", *rivals)
 
 
 def rows(case: Case) -> tuple[list[str], list[str]]:
     """The case's row of each table; where it has no plan or does not compile, why, and no times."""
     try:
-        found = audited(case, case.auto_layouts)
+        found = audited(case)
     except (PlanError, jax.errors.JaxRuntimeError) as error:
         return [case.name, case.topology, str(error)[:200]], [case.name, case.topology]
     return [case.name, case.topology, *row(found)], [case.name, case.topology, *times(case, found.seconds)]

@@ -12,6 +12,7 @@ from planner.cost.hardware import Fabric as Fabric
 from planner.cost.hardware import Machine as Machine
 from planner.errors import PlanError as PlanError
 from planner.make import make_plan as make_plan
+from planner.options import compiler_options as compiler_options
 from planner.plan import Plan as Plan
 from planner.report import compare as compare
 from planner.report import explain as explain
