@@ -194,8 +194,8 @@ def bodies(answer: Answer) -> dict[str, Body]:
 def collectives(answer: Answer) -> Iterator[Collective]:
     """Every collective that the plan expects, in program order."""
     graph = answer.formulation.graph
-    for _, _, edge in sorted((graph.nodes[edge.target].time, i, edge) for i, edge in enumerate(graph.edges)):
-        yield from _reshard(answer, edge)
+    for _, i in sorted((graph.nodes[edge.target].time, i) for i, edge in enumerate(graph.edges)):
+        yield from _reshard(answer, i)
     for n in range(len(graph.nodes)):
         yield from _inside(answer, n)
 
@@ -222,15 +222,16 @@ def _inside(answer: Answer, n: int) -> Iterator[Collective]:
     )
 
 
-def _reshard(answer: Answer, edge: Edge) -> Iterator[Collective]:
+def _reshard(answer: Answer, i: int) -> Iterator[Collective]:
     """The collectives of an edge, as `passes.moves` makes them: axes in the order in which they stand."""
     f = answer.formulation
+    edge, waiting = f.graph.edges[i], 1.0 - f.hidden.get(i, 0.0)
     have, want = ends(f, edge, answer.placed(edge.source.node), answer.placed(edge.target))
     aval = f.graph.aval(edge.source)
     for kind, axes, parts in moves(have, want, f.mesh):
         nbytes, mask = aval.elements * aval.itemsize / parts, f.mesh.mask(axes)
         seconds = float(answer.model.collective(kind, np.asarray(nbytes), np.asarray(mask)))
-        yield _collective(answer, edge, kind, mask, nbytes, seconds)
+        yield _collective(answer, edge, kind, mask, nbytes, seconds * (waiting if kind == "all_gather" else 1.0))
 
 
 def _collective(answer: Answer, edge: Edge, kind: str, mask: int, nbytes: float, seconds: float) -> Collective:

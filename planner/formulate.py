@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from jax.sharding import PartitionSpec
 
+from planner.ahead import hidden
 from planner.cost.hardware import Chip
 from planner.cost.model import CostModel
 from planner.errors import SpecConflictError
@@ -40,13 +41,20 @@ STORAGE = 1e-6
 
 @dataclass(frozen=True)
 class Formulation:
-    """The integer program with what its numbers stand for: `strategies[n]` of node `n`, `links[e]` of edge `e`."""
+    """The integer program with what its numbers stand for.
+
+    Attributes:
+        strategies: Of each node.
+        links: Of each edge.
+        hidden: For edges whose gathers run beside work, the share that does.
+    """
 
     graph: Graph
     mesh: MeshShape
     strategies: tuple[Strategies, ...]
     links: tuple["LinkTable", ...]
     problem: integer.Problem
+    hidden: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,8 +102,9 @@ def priced(
     links = tuple(tables.link(graph.aval(e.source), strategies, e) for e in graph.edges)
     usage = _usages(graph, strategies, held, chip)
     cost = _with_storage(work, usage, chip)
-    edges = _edges(graph, links, held, chip, mesh, model)
-    return Formulation(graph, mesh, strategies, links, integer.Problem(cost, edges, usage, held.live, limit))
+    shares = hidden(graph, mesh, model, chip.ahead)
+    edges = _edges(graph, links, held, shares, chip, mesh, model)
+    return Formulation(graph, mesh, strategies, links, integer.Problem(cost, edges, usage, held.live, limit), shares)
 
 
 def _strategies(graph: Graph, mesh: MeshShape) -> Sequence[Strategies]:
@@ -178,13 +187,19 @@ class _Tables:
 
 
 def _edges(
-    graph: Graph, links: Sequence[LinkTable], held: Buffers, chip: Chip, mesh: MeshShape, model: CostModel
+    graph: Graph,
+    links: Sequence[LinkTable],
+    held: Buffers,
+    shares: Mapping[int, float],
+    chip: Chip,
+    mesh: MeshShape,
+    model: CostModel,
 ) -> tuple[integer.Edge, ...]:
     """The seconds of each edge, and the bytes of the copy that a reshard makes. Equal edges share their arrays."""
     known: dict[object, tuple[Array, Array | None]] = {}
     found = []
     for i, (edge, link) in enumerate(zip(graph.edges, links)):
-        use = _use(graph, i, held)
+        use = _use(graph, i, held, shares.get(i, 0.0))
         if (use, id(link.steps)) not in known:
             known[use, id(link.steps)] = use.priced(link, chip, mesh, model)
         found.append(integer.Edge(edge.source.node, edge.target, link.row, link.col, *known[use, id(link.steps)]))
@@ -197,6 +212,7 @@ class _Use:
 
     Attributes:
         cut: Whether each device cuts its part out of a buffer, for a reader that does not do so while it reads.
+        hidden: The share of its gathers that runs beside work.
     """
 
     aval: Aval
@@ -205,6 +221,7 @@ class _Use:
     handed: bool
     copied: bool
     cut: bool
+    hidden: float
 
     def priced(self, link: LinkTable, chip: Chip, mesh: MeshShape, model: CostModel) -> tuple[Array, Array | None]:
         """Seconds and, where there is a copy at all, its bytes."""
@@ -212,7 +229,14 @@ class _Use:
         part = 2 * held_bytes(self.aval, link.targets, chip, mesh, self.role)  # read and written
         again = model.compute(np.zeros(len(part)), part, self.aval.dtype) + model.launch
         slicing = np.where(sliced, again, 0.0) + np.where(self.relaid(link), again, 0.0)
-        return (link.seconds + slicing) * self.trips, self.copy(link, sliced, chip, mesh)
+        waiting = link.seconds - self.hidden * self.gathers(link, model) if self.hidden else link.seconds
+        return (waiting + slicing) * self.trips, self.copy(link, sliced, chip, mesh)
+
+    def gathers(self, link: LinkTable, model: CostModel) -> Array:
+        """Seconds of the gathers among the collectives."""
+        moves, nbytes = link.steps.moves, self.aval.itemsize
+        found = (model.collective(m.kind, nbytes * m.elements, m.masks) for m in moves if m.kind == "all_gather")
+        return sum(found, np.zeros(link.steps.possible.shape))
 
     def relaid(self, link: LinkTable) -> Array:
         """Whether what is gathered has to lie as it was said to: a stack that trips slice, an argument, a result.
@@ -245,12 +269,12 @@ class _Use:
         return None
 
 
-def _use(graph: Graph, i: int, held: Buffers) -> _Use:
+def _use(graph: Graph, i: int, held: Buffers, hidden: float) -> _Use:
     edge = graph.edges[i]
     target = graph.nodes[edge.target]
     fused = target.role in FREE_TO_CUT or (target.role == "op" and _cuts(target.rule))
     cut = edge.source in held.stored and not fused
-    return _Use(graph.aval(edge.source), target.role, edge.trips, i in held.handed, i in held.copied, cut)
+    return _Use(graph.aval(edge.source), target.role, edge.trips, i in held.handed, i in held.copied, cut, hidden)
 
 
 def _cuts(rule: Rule) -> bool:

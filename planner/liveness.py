@@ -44,6 +44,7 @@ class Buffers:
     beside: frozenset[int] = frozenset()
 
 
+BORDER = ("slice", "const", "carry")
 CUTS = ("dynamic_slice", "slice", "squeeze")
 FUSED = 96  # operations that a value may be computed on the fly by: the operands that XLA lets a fusion have on GPUs
 Interval = tuple[int, int, int]
@@ -128,9 +129,12 @@ def _held(graph: Graph, stored: frozenset[Port], shared: Handovers) -> Iterator[
 
 
 def _copies(graph: Graph, reads: Reads, stored: frozenset[Port], shared: Handovers) -> Iterator[Interval]:
+    looped = {edge.source.node for edge in graph.edges if graph.nodes[edge.target].role in BORDER}
     for i, edge in enumerate(graph.edges):
         start, stop = shared.edges.get(i) or shared.copied.get(i) or _copy(graph, edge, reads, stored)
-        yield start, end_of(graph) if graph.nodes[edge.target].role == "input" else stop, len(graph.nodes) + i
+        if graph.nodes[edge.target].role == "input":  # a loop reads a copy of what a collective will bring anew
+            start, stop = 0 if edge.target in looped else start, end_of(graph)
+        yield start, stop, len(graph.nodes) + i
 
 
 def _copy(graph: Graph, edge: Edge, reads: Reads, stored: frozenset[Port]) -> tuple[int, int]:

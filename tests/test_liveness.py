@@ -146,6 +146,21 @@ def test_the_residuals_of_a_scan_are_held_as_stacks():
     assert any(read & set(stacks) & set(live.nodes) for live in backward)
 
 
+@pytest.mark.parametrize("looped", [True, False], ids=["a loop reads it", "no loop"])
+def test_a_loop_reads_a_copy_of_an_argument_whose_new_value_is_brought(looped):
+    """The edge that brings it holds its bytes from the start, as the compiler copies the argument before the loop."""
+
+    def step(ws, x):
+        y = lax.scan(lambda x, w: (jnp.sin(x @ w), None), x, ws)[0] if looped else jnp.sin(x @ ws[0])
+        return ws + jnp.sum(y), y
+
+    some = graph(step, array(4, 8, 8), array(4, 8), donate_argnums=(0,))
+    live, (brings,) = buffers(some).live, [i for i, e in enumerate(some.edges) if e.target == some.inputs[0]]
+    ((start, stop),) = [(a, b) for n, a, b in zip(live.load, live.start, live.stop) if n == len(some.nodes) + brings]
+    assert (start == 0) == looped
+    assert stop == len(live.labels)
+
+
 def test_live_sets_name_their_source_line():
     some = graph(lambda x, w: x @ w, array(8, 8), array(8, 8))
     assert any("test_liveness.py:" in live.label for live in buffers(some).live.sets)

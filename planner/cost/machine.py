@@ -35,6 +35,8 @@ class Chip:
         hbm_share: Share of the peak bandwidth that a large copy reaches.
         reserved: Bytes of the memory that programs do not get.
         overhead: Seconds that any operation with a buffer of its own, and any collective, costs beside its work.
+        ahead: Share of a gather that its compiler hides in a loop whose trips have what is gathered from their start,
+            and work enough.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -49,6 +51,7 @@ class Chip:
     hbm_share: Share = 1.0
     overhead: Amount = 0.0
     reserved: Amount = 0.0
+    ahead: Annotated[float, Field(ge=0, le=1)] = 0.0
 
     @property
     def usable_bytes(self) -> float:
