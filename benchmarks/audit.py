@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -80,6 +81,7 @@ CASES = (
     Case("PaLM 540B decode, batch 64", "v4:4x4x4", palm.decode_540b_b64, (1,)),
     Case("PaLM 540B decode, batch 512", "v4:4x4x4", palm.decode_540b_b512, (1,)),
     Case("PaLM 540B prefill, batch 1", "v4:4x4x4", palm.prefill_540b_b1),
+    Case("PaLM 540B prefill, batch 64", "v4:4x4x4", partial(palm.prefill, "540b", 64)),
     Case("PaLM 540B prefill, batch 512", "v4:4x4x4", palm.prefill_540b_b512),
     Case("PaLM 62B decode, batch 512", "v4:2x2x2", palm.decode_62b, (1,)),
     Case("Llama 3 70B decode, batch 256", "v5e:4x8", lambda: llama.decode("70b", 256), (1,)),
