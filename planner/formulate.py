@@ -112,7 +112,7 @@ def _strategies(graph: Graph, mesh: MeshShape) -> Sequence[Strategies]:
     known: dict[object, Strategies] = {}
     found = []
     for n, node in enumerate(graph.nodes):
-        is_open = (node.role == "op" and passes_open(node, n, sources, graph.opened)) or (
+        is_open = (node.role == "op" and passes_open(graph, n, sources, graph.opened)) or (
             Port(n) in graph.opened and node.role == "value"
         )
         if node.given is not None:

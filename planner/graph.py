@@ -138,6 +138,7 @@ class Graph:
         """Aval of the value at a port."""
         return self.nodes[port.node].avals[port.result]
 
+    @cached_property
     def readers(self) -> Mapping[Port, Sequence[Edge]]:
         """The edges that leave each port, in program order."""
         found: dict[Port, list[Edge]] = defaultdict(list)
@@ -165,21 +166,36 @@ def may_be_open(graph: Graph) -> set[Port]:
     sources: dict[tuple[int, int], Port] = {(e.target, e.operand): e.source for e in graph.edges}
     found: set[Port] = set()
     for n, node in enumerate(graph.nodes):
-        if node.role == "op" and (node.rule.sums() or passes_open(node, n, sources, found)):
+        if node.role == "op" and (node.rule.sums() or passes_open(graph, n, sources, found)):
             found.update(Port(n, r) for r in range(len(node.avals)))
     return found
 
 
-def passes_open(node: Node, n: int, sources: Mapping[tuple[int, int], Port], opened: AbstractSet[Port]) -> bool:
-    """Whether an operation is linear in operands that may be open. Integers round, so only floats count."""
+def passes_open(graph: Graph, n: int, sources: Mapping[tuple[int, int], Port], opened: AbstractSet[Port]) -> bool:
+    """Whether an operation is linear in operands that may be open. Integers round, so only floats count.
+
+    What several read is closed before it is widened: that moves no more bytes, and what is computed from it needs no
+    place where a wide sum would be closed.
+    """
+    node = graph.nodes[n]
     linear = node.rule.linear if node.rule.fusible and "float" in node.avals[0].dtype else ()
+    if linear and _widens(graph, n, sources.get((n, 0))):
+        return False
     return any(all(sources.get((n, i)) in opened for i in group) for group in linear)
+
+
+def _widens(graph: Graph, n: int, source: Port | None) -> bool:
+    """Whether a node converts what others read too to a wider type."""
+    node = graph.nodes[n]
+    if node.name != "convert_element_type" or source is None or len(graph.readers[source]) == 1:
+        return False
+    return graph.aval(source).itemsize < node.avals[0].itemsize
 
 
 def with_places(graph: Graph) -> Graph:
     """Adds the `value` and `copy` nodes: closed once, gathered once, however many read it."""
     places = _Places(graph)
-    for port, readers in graph.readers().items():
+    for port, readers in graph.readers.items():
         places.settle(port, readers)
     edges = tuple(places.edges[e] for e in sorted(places.edges))
     return replace(graph, nodes=tuple(places.nodes), edges=edges, opened=frozenset(places.opened))

@@ -53,7 +53,7 @@ Interval = tuple[int, int, int]
 
 def buffers(graph: Graph) -> Buffers:
     """The buffers of a graph."""
-    readers = graph.readers()
+    readers = graph.readers
     stored = frozenset(
         p for n, node in enumerate(graph.nodes) for p in ports(n, node) if _stored(graph, node, readers.get(p, ()))
     )

@@ -4,6 +4,7 @@ from graphs import array, graph, named, of_role, readers
 from jax import lax
 
 from planner.graph import Aval, Port, identity, stacked
+from planner.liveness import buffers
 
 X, W = array(8, 16), array(16, 32)
 
@@ -96,6 +97,26 @@ def test_an_open_sum_with_two_readers_is_closed_once():
     assert some.nodes[value].time == some.nodes[dot].time
 
 
+def test_an_open_sum_with_two_readers_is_closed_before_it_is_widened():
+    def fun(x, w):
+        y = x @ w
+        z = y.astype(jnp.float32)
+        return y + 1, z - jnp.mean(z, -1, keepdims=True)
+
+    narrow, weight = array(8, 16, dtype=jnp.bfloat16), array(16, 32, dtype=jnp.bfloat16)
+    some = graph(fun, narrow, weight)
+    (value,) = of_role(some, "value")
+    (wide,) = named(some, "convert_element_type")
+    assert Port(value) in some.opened and readers(some, wide) != of_role(some, "value")
+    assert not {"convert_element_type", "sub"} & {some.nodes[p.node].name for p in some.opened}
+    assert Port(wide) not in buffers(some).stored
+
+
+def test_an_open_sum_with_one_reader_may_be_widened():
+    some = graph(lambda x, w: jnp.sum((x @ w).astype(jnp.float32), -1), *(array(8, 8, dtype=jnp.bfloat16),) * 2)
+    assert "convert_element_type" in {some.nodes[p.node].name for p in some.opened}
+
+
 def test_an_open_sum_with_one_reader_is_closed_on_its_edge():
     assert not of_role(graph(lambda x, w: jnp.tanh(x @ w), X, W), "value")
 
@@ -121,5 +142,5 @@ def test_every_operand_has_one_edge():
 
 def test_readers_come_in_program_order():
     some = graph(lambda x: (jnp.sin(x), jnp.cos(x), jnp.tan(x)), X)
-    edges = some.readers()[Port(some.inputs[0])]
+    edges = some.readers[Port(some.inputs[0])]
     assert [some.nodes[e.target].name for e in edges] == ["sin", "cos", "tan"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .marginals import cells, decode, encode, variables
+from .marginals import decode, distinct, encode, variables
 from .network import Impossible, Network
 from .ortools import run
 from .search import descend
@@ -91,7 +91,7 @@ def minimise(
     """
     try:
         simplify(net, 1 << 16, dominance=False)
-        if cells(net) <= DENSE:
+        if distinct(net) <= DENSE:
             simplify(net, 1 << 20)
         if not net.unary or variables(net) <= effort.variables / (4 if depth else 1):
             return exact(net, best, effort)

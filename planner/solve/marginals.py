@@ -99,6 +99,11 @@ def cells(net: Network) -> int:
     return sum(table.cost.size for _, _, table in net.pairs())
 
 
+def distinct(net: Network) -> int:
+    """How many cells its tables have, equal ones counted once: what presolve, which remembers, has to look at."""
+    return sum({id(table.cost): table.cost.size for _, _, table in net.pairs()}.values())
+
+
 def with_rows(program: Program, lines: list[tuple[Array, Array, float]]) -> Program:
     """The program with rows `values @ z[cols] ≤ high` added."""
     if not lines:
