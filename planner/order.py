@@ -7,9 +7,9 @@ that two or more axes split, so that the permutes cost least: the same kind of p
 node.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import permutations, product
 
 import numpy as np
@@ -42,6 +42,10 @@ class Permute:
     seconds: float
 
 
+Prices = Callable[[Shard, Shard, float], list[Permute]]
+"""The permutes of so many bytes from one place to another."""
+
+
 @dataclass(frozen=True)
 class Ordered:
     """For each node, for each factor, its mesh axes major to minor; for some edges permutes, and how often they run."""
@@ -59,12 +63,12 @@ def order_axes(formulation: Formulation, choice: Sequence[int], model: CostModel
     cost = tuple(np.zeros(len(d)) for d in domains)
     problem = Problem(cost, edges, cost)
     picked = solve(problem).choice
-    placed = [domain[i] for domain, i in zip(domains, picked)]
+    placed, prices = [domain[i] for domain, i in zip(domains, picked)], _prices(formulation.mesh, model)
     permutes = {
-        i: _permutes(formulation, i, ends(formulation, e, placed[e.source.node], placed[e.target]), model)
+        i: prices(*ends(formulation, e, placed[e.source.node], placed[e.target]), _nbytes(formulation, e))
         for i, e in enumerate(formulation.graph.edges)
     }
-    left = {i: p for i, p in permutes.items() if p}
+    left = {i: tuple(p) for i, p in permutes.items() if p}
     trips = {i: formulation.graph.edges[i].trips for i in left}
     return Ordered(tuple(order for _, order in placed), left, evaluate(problem, picked), trips)
 
@@ -118,28 +122,33 @@ def permuting(
     formulation: Formulation, domains: Sequence[Sequence[Placed]], model: CostModel
 ) -> Iterator[integer.Edge]:
     """What permutes cost along each edge, all trips, for each way to place its ends. Equal edges share their tables."""
-    graph, known = formulation.graph, {}
-    for i, edge in enumerate(graph.edges):
+    graph, known, prices = formulation.graph, {}, _prices(formulation.mesh, model)
+    for edge in graph.edges:
         u, v = edge.source.node, edge.target
         ends = [(id(formulation.strategies[n]), *dict(domains[n]), graph.nodes[n].pin) for n in (u, v)]
         key = (*ends, edge.source.result, edge.operand, graph.aval(edge.source), edge.trips)
         if key not in known:
-            known[key] = _edge(formulation, i, edge, domains[u], domains[v], model)
+            known[key] = _edge(formulation, edge, domains[u], domains[v], prices)
         yield replace(known[key], u=u, v=v)
 
 
 def _edge(
     formulation: Formulation,
-    i: int,
     edge: Edge,
     sources: Sequence[Placed],
     targets: Sequence[Placed],
-    model: CostModel,
+    prices: Prices,
 ) -> integer.Edge:
     shards = [_have(formulation, edge, a) for a in sources], [_want(formulation, edge, b) for b in targets]
     (rows, row), (cols, col) = map(_distinct, shards)
-    cost = np.array([[sum(p.seconds for p in _permutes(formulation, i, (a, b), model)) for b in cols] for a in rows])
+    nbytes = _nbytes(formulation, edge)
+    cost = np.array([[sum(p.seconds for p in prices(a, b, nbytes)) for b in cols] for a in rows])
     return integer.Edge(edge.source.node, edge.target, row, col, cost * edge.trips)
+
+
+def _nbytes(formulation: Formulation, edge: Edge) -> float:
+    aval = formulation.graph.aval(edge.source)
+    return aval.elements * aval.itemsize
 
 
 def _distinct(shards: Sequence[Shard]) -> tuple[list[Shard], Array]:
@@ -165,14 +174,22 @@ def ends(formulation: Formulation, edge: Edge, a: Placed, b: Placed) -> tuple[Sh
     return _have(formulation, edge, a), _want(formulation, edge, b)
 
 
-def _permutes(formulation: Formulation, i: int, ends: tuple[Shard, Shard], model: CostModel) -> tuple[Permute, ...]:
-    """What the moves along an edge cannot do without, as `passes.moves` makes them."""
-    mesh, aval, found = formulation.mesh, formulation.graph.aval(formulation.graph.edges[i].source), []
-    for kind, axes, parts in moves(*ends, mesh):
-        if kind == "permute":
-            mask, nbytes = mesh.mask(axes), aval.elements * aval.itemsize / parts
-            found.append(Permute(mask, nbytes, float(model.collective(kind, np.asarray(nbytes), np.asarray(mask)))))
-    return tuple(found)
+def _prices(mesh: MeshShape, model: CostModel) -> Prices:
+    """What moves from one place to another cannot do without, as `passes.moves` makes them; each worked out once."""
+
+    @cache
+    def needed(have: Shard, want: Shard) -> list[tuple[int, float]]:
+        return [(mesh.mask(axes), parts) for kind, axes, parts in moves(have, want, mesh) if kind == "permute"]
+
+    @cache
+    def price(mask: int, nbytes: float) -> Permute:
+        seconds = model.collective("permute", np.asarray(nbytes), np.asarray(mask))
+        return Permute(mask, nbytes, float(seconds))
+
+    def permutes(have: Shard, want: Shard, nbytes: float) -> list[Permute]:
+        return [price(mask, nbytes / parts) for mask, parts in needed(have, want)]
+
+    return permutes
 
 
 @lru_cache(maxsize=1 << 16)
