@@ -24,7 +24,7 @@ from benchmarks.models.workloads import Family, Workload
 from planner.errors import DoesNotFitError
 from planner.report import seconds
 from planner.solve import base
-from planner.solve.marginals import cells, variables
+from planner.solve.marginals import distinct, variables
 from planner.solve.simplify import DENSE, simplify
 
 
@@ -113,7 +113,7 @@ def sizes(plan: planner.Plan) -> tuple[int, int, int]:
     problem = made.problem
     before = sum(map(len, problem.cost)) + sum(e.cost.size for e in problem.edges)
     net = simplify(made.left({}).priced(np.zeros(made.memory.rows)), 1 << 16, dominance=False)
-    return len(problem.cost), before, variables(simplify(net, 1 << 20) if cells(net) <= DENSE else net)
+    return len(problem.cost), before, variables(simplify(net, 1 << 20) if distinct(net) <= DENSE else net)
 
 
 def row(case: Case) -> tuple[str, ...]:
