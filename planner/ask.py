@@ -105,6 +105,10 @@ def why(
         question = _question(plan, fun, args, machine, in_shardings, out_shardings, options)
     if question is None:
         raise PlanError("this plan comes from a file: give the function and its arguments too, as for make_plan")
+    return _answered(question, plan, value, spec)
+
+
+def _answered(question: Question, plan: Plan, value: str, spec: "PartitionSpec | str") -> Why:
     f = question.formulation
     name, port = find(f, plan, value)
     wanted = _checked(spec, f, name, port)

@@ -45,8 +45,7 @@ def make_plan(
         mesh: A Mesh of any devices or an AbstractMesh; by default the mesh in context.
         machine: A preset's name (`meshplan machines`), a machine file (`Machine.load`) or a Machine; by default that
             of the mesh's devices.
-        in_shardings: Specs that arguments must have, a pytree prefix as in `jax.jit`; None leaves a value to the
-            planner.
+        in_shardings: Specs that arguments must have, a pytree prefix as in `jax.jit`; None leaves a value open.
         out_shardings: Likewise for results.
         memory_limit: Bytes per chip that may be used; by default all that the chip lets programs have.
         known: Whether to score the known layouts too, and to start from them.
@@ -64,13 +63,17 @@ def make_plan(
     Raises:
         PlanError: One of planner.errors, saying what, where and what to do.
     """
-    if backend not in BACKENDS:
-        raise PlanError(f"no solver {backend!r}; there are {' and '.join(BACKENDS)}")
-    setting = replace(make_setting(mesh, machine, memory_limit, work), prices=cost_model, backend=backend)
+    setting = replace(make_setting(mesh, machine, memory_limit, work), prices=cost_model, backend=_known(backend))
     clock = _Clock(progress)
     with clock("trace"):
         program = trace(fun, args, {}, setting.mesh, **options)
     return plan_program(program, setting, in_shardings, out_shardings, known, clock, function_name(fun))
+
+
+def _known(backend: str) -> str:
+    if backend not in BACKENDS:
+        raise PlanError(f"no solver {backend!r}; there are {' and '.join(BACKENDS)}")
+    return backend
 
 
 def make_setting(

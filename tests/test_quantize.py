@@ -13,14 +13,7 @@ from jax.sharding import PartitionSpec as P
 from programs import mesh
 
 from benchmarks.models import FAMILIES, materialise, palm
-from passes.quantize import (
-    Quantized,
-    dequantized,
-    quantize,
-    quantize_arguments,
-    quantize_weights,
-    quantized,
-)
+from passes.quantize import Quantized, dequantized, quantize, quantize_arguments, quantize_weights, quantized
 from passes.weights import quantizable
 from planner import autoshard, explain, make_plan, testing
 

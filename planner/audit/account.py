@@ -9,7 +9,7 @@ from jax.sharding import AbstractMesh, Mesh
 from planner.audit.hlo import Computation, Module, read
 from planner.audit.match import matched
 from planner.audit.record import Audit, Line, Memory, Move, Pair
-from planner.audit.schedule import Schedule, Span, timer_of
+from planner.audit.schedule import Schedule, Span, Timer, timer_of
 from planner.cost.hardware import Machine
 from planner.errors import AuditError
 from planner.plan import Collective, Plan
@@ -43,15 +43,18 @@ def audit(
             f"the plan is for mesh {plan.mesh}, the program for {dict(mesh.shape)}: pass those that belong"
         )
     named = machine if machine is not None else plan.machine if plan is not None else None
+    return _account(plan, compiled, timer_of(mesh, named), tolerance)
+
+
+def _account(plan: Plan | None, compiled: Any, timer: Timer, tolerance: float) -> Audit:
     module = read(compiled)
-    timer = timer_of(mesh, named)
     found = timer.of_module(module)
     moves = tuple(_move(module, span) for span in found.spans if span.collective)
     wanted = [_planned(c, plan.mesh_shape) for c in plan.collectives] if plan else []
     lists = matched(wanted, moves if plan else [], scatters=found.estimated)
     return Audit(
         function=plan.function if plan else _name(compiled),
-        mesh=dict(mesh.shape),
+        mesh=dict(zip(timer.mesh.names, timer.mesh.sizes)),
         machine=timer.machine,
         planned=plan is not None,
         tolerance=tolerance,

@@ -7,6 +7,7 @@ names no factor whatever its label, which is also how size-1 dims broadcast.
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -55,25 +56,26 @@ def labelled(
     known = {**(sizes or {}), **_sizes([*operands, *results], [*in_shapes, *out_shapes])}
     factor = {label: i for i, label in enumerate(la for la, size in known.items() if size != 1)}
     whole = [label for label in factor if isinstance(label, Whole)]
-    numbers = tuple(known[label] for label in factor)
-
-    def dims(labels: Labels, shape: Shape) -> Dims:
-        named = tuple(tuple(factor[la] for la in _many(e) if la in factor) for e in labels)
-        named = tuple(() if size == 1 else fs for fs, size in zip(named, shape, strict=True))
-        if tuple(prod(numbers[f] for f in fs) for fs in named) != tuple(shape):
-            raise ValueError(f"shape {shape} does not fit the labels {list(labels)} of sizes {known}")
-        return named
-
+    dims = partial(_dims, known, factor)
     return Rule(
         operands=tuple(dims(la, shape) for la, shape in zip(operands, in_shapes, strict=True)),
         results=tuple(dims(la, shape) for la, shape in zip(results, out_shapes, strict=True)),
-        sizes=numbers,
+        sizes=tuple(known[label] for label in factor),
         reduced={factor[la]: how for la, how in (reduced or {}).items() if la in factor},
         whole=frozenset(factor[la] for la in whole),
         flops=work / (prod(known[la] for la in whole) or 1),
         positional=frozenset(factor[la] for la in positional if la in factor),
         **fields,
     )
+
+
+def _dims(known: Mapping[Any, int], factor: Mapping[Any, int], labels: Labels, shape: Shape) -> Dims:
+    """The factors of each dim, major to minor."""
+    named = tuple(tuple(la for la in _many(e) if la in factor) for e in labels)
+    named = tuple(() if size == 1 else las for las, size in zip(named, shape, strict=True))
+    if tuple(prod(known[la] for la in las) for las in named) != tuple(shape):
+        raise ValueError(f"shape {shape} does not fit the labels {list(labels)} of sizes {known}")
+    return tuple(tuple(factor[la] for la in las) for las in named)
 
 
 def cut(kept: Sequence[bool], before: Hashable = "in", after: Hashable = "out") -> tuple[Labels, Labels]:
