@@ -5,7 +5,7 @@ Each layout is at its best in the planner's integer program, and commanded as a 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -25,7 +25,7 @@ from planner.formulate import Formulation
 from planner.make import make_setting
 from planner.realise import Realised
 from planner.report import seconds
-from planner.solve import Problem, solve
+from planner.solve import Problem, ready
 from planner.stages import Setting
 from planner.trace import Program, trace
 
@@ -55,9 +55,11 @@ class Case:
         return cls(program, stages.formulation_of(program, graph, setting), setting, args)
 
     def compiled(self, problem: Problem, batch: int) -> tuple[str, str, str]:
-        """What a layout is called, and its times as predicted and along the schedule."""
-        solution = solve(problem)
-        plan = stages.plan_of(self.program, self.formulation, solution, (), self.setting, "palm")
+        """What a layout is called, and its times as predicted, permutes and all, and along the schedule."""
+        formulation, made = replace(self.formulation, problem=problem), ready(problem)
+        solution = stages.solved(made, (), self.setting, None)
+        solution, ordered = stages.with_orders(formulation, made, solution, self.setting)
+        plan = stages.plan_of(self.program, formulation, solution, (), self.setting, "palm", ordered)
         mesh: Any = self.setting.mesh
         made = Realised(plan, self.program, mesh, compiler_options(mesh), auto_layouts=True)
         name = ", ".join(describe(self.formulation, solution.choice, batch))
