@@ -4,8 +4,9 @@ Three things are written as TPU compilers keep them (libtpu 0.0.42): a gather ov
 all of a square or a cube, becomes an all_reduce of twice the bytes, so it goes over some, then over the others; a
 scatter whose shards do not fill whole tiles becomes an all_reduce and a slice, so short leading dims borrow rows from
 the others; and so does one along a dim that happens to lie minor-most in memory, so the scattered dim is laid out
-major-most. Rows with short dims behind them, such as the heads of a token, are not merged with these: what merges them
-climbs to the matmul that made them, which copies its weight first.
+major-most. A leading dim in front of whole tiles is so already and goes as it lies. Rows with short dims behind them,
+such as the heads of a token, are not merged with these: what merges them climbs to the matmul that made them, which
+copies its weight first.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -91,8 +92,13 @@ def _reduce_scatter(x: jax.Array, step: Step, sizes: Sizes) -> jax.Array:
 
 
 def _short(rest: Sequence[int]) -> bool:
-    """Whether what is left beside the scattered dim fills no whole tiles."""
-    return len(rest) > 1 and rest[-2] % TILE[0] > 0
+    """Whether what is left beside the scattered dim fills no whole tiles, though it has the dims for it."""
+    return len(rest) > 1 and not _tiled(rest)
+
+
+def _tiled(rest: Sequence[int]) -> bool:
+    """Whether other dims fill whole tiles by themselves, so that the scattered one is in none."""
+    return len(rest) > 1 and rest[-2] % TILE[0] == 0
 
 
 def _planes(x: jax.Array, axes: Axes, ways: int) -> jax.Array:
@@ -120,7 +126,7 @@ def _major(x: jax.Array, dim: int) -> jax.Array:
 def _flat(x: jax.Array, dim: int, ways: int) -> tuple[jax.Array, int]:
     """The array with its leading dim scattered in two dims, in as many rows as whole tiles of each shard take."""
     minor = int(np.prod(x.shape[dim + 1 :]))
-    if np.prod(x.shape[:dim]) > 1 or (x.ndim > dim + 2 and not _short(x.shape[dim + 1 :])):
+    if np.prod(x.shape[:dim]) > 1 or _tiled(x.shape[dim + 1 :]):
         return x, dim
     whole = (rows for rows in (1, 2, 4, 8) if not x.shape[dim] // ways * rows % TILE[0])
     rows = next((rows for rows in whole if not minor % (rows * TILE[1])), None)

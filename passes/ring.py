@@ -88,8 +88,7 @@ def all_gather_matmul(
         operand: Which one is gathered, 0 for lhs or 1 for rhs.
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
-        order: The devices along the axis as they stand round the ring, neighbours near each other; by default in the
-            order of their numbers.
+        order: The devices as they stand round the ring, neighbours near each other; by default by their numbers.
 
     Returns:
         What `dot_general` gives for the gathered operand, whole on every device.
@@ -134,8 +133,7 @@ def all_gather_matmuls(
         operand: Which one `gathered` is, 0 for lhs or 1 for rhs.
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
-        order: The devices along the axis as they stand round the ring, neighbours near each other; by default in the
-            order of their numbers.
+        order: The devices as they stand round the ring, neighbours near each other; by default by their numbers.
 
     Returns:
         What `dot_general` gives for each, whole on every device.
@@ -144,9 +142,13 @@ def all_gather_matmuls(
 
         gathered [M/n, K], others [K, N] and [K, O], gather_dim=0 -> [M, N] and [M, O]
     """
-    size, ring = gathered.shape[gather_dim], _Ring.of(axis_name, order)
     kinds = dimension_numbers, precision, preferred_element_type
     products = [_Product.of(gathered, other, operand, gather_dim, *kinds) for other in others]
+    return _multiplied(gathered, products, gathered.shape[gather_dim], _Ring.of(axis_name, order))
+
+
+def _multiplied(gathered: jax.Array, products: Sequence["_Product"], size: int, ring: "_Ring") -> list[jax.Array]:
+    """The products of all chunks, each of this `size` and multiplied while others travel."""
     if ring.n == 1:
         return [p.dot(*p.ordered(gathered, p.other)) for p in products]
     totals: list[jax.Array | None] = [None] * len(products)
@@ -231,8 +233,7 @@ def matmul_reduce_scatter(
         scatter_dim: The dim of the result to split.
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
-        order: The devices along the axis as they stand round the ring, neighbours near each other; by default in the
-            order of their numbers.
+        order: The devices as they stand round the ring, neighbours near each other; by default by their numbers.
 
     Returns:
         This device's chunk of the sum.
@@ -245,18 +246,21 @@ def matmul_reduce_scatter(
         lhs [M, K/n], rhs [K/n, N], scatter_dim=1 -> [M, N/n]
     """
     dot = _Dot(dimension_numbers, precision, preferred_element_type or jnp.result_type(lhs, rhs))
-    *terms, out = loops(dimension_numbers, lhs.ndim, rhs.ndim)
-    loop, ring = out[scatter_dim], _Ring.of(axis_name, order)
-    n = ring.n
-    (whole, *_) = [x.shape[term.index(loop)] for x, term in zip((lhs, rhs), terms) if loop in term]
-    if n == 1:
+    return _scattered(lhs, rhs, dot, scatter_dim, _Ring.of(axis_name, order))
+
+
+def _scattered(lhs: jax.Array, rhs: jax.Array, dot: _Dot, dim: int, ring: "_Ring") -> jax.Array:
+    """This device's chunk of the sum. Raises as `matmul_reduce_scatter`."""
+    if ring.n == 1:
         return dot(lhs, rhs)
-    if whole % n:
-        raise ValueError(f"cannot scatter dim {scatter_dim} of size {whole} over {n} devices of axis {axis_name!r}")
+    *terms, out = loops(dot.dimension_numbers, lhs.ndim, rhs.ndim)
+    (whole, *_) = [x.shape[term.index(out[dim])] for x, term in zip((lhs, rhs), terms) if out[dim] in term]
+    if whole % ring.n:
+        raise ValueError(f"cannot scatter dim {dim} of size {whole} over {ring.n} devices of axis {ring.axis_name!r}")
+    size = whole // ring.n
 
     def product(device: jax.Array) -> jax.Array:
-        at = device * (whole // n)
-        return dot(*(_chunk(x, term, loop, at, whole // n) for x, term in zip((lhs, rhs), terms)))
+        return dot(*(_chunk(x, term, out[dim], device * size, size) for x, term in zip((lhs, rhs), terms)))
 
     return _met(product, ring)
 

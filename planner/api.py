@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import update_wrapper
 from types import MethodType
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import jax
 from jax.sharding import AbstractMesh, Mesh
@@ -25,6 +25,27 @@ log = logging.getLogger("planner")
 SCALARS = (bool, int, float, complex)
 
 
+class Options(TypedDict, total=False):
+    """What `autoshard` is told about a function, by keyword.
+
+    Attributes:
+        static_argnums: As in `jax.jit`, and so the next three.
+        static_argnames: See `static_argnums`.
+        donate_argnums: Donated state keeps one spec, and its result takes its place.
+        donate_argnames: See `donate_argnums`.
+        trips: How often while loops run, each named by any part of its source line: `{"decode.py:31": 64}`.
+        weights: How often each branch of a `cond` or `switch` is taken, of one call, named likewise; by default the
+            worst one always.
+    """
+
+    static_argnums: int | Sequence[int] | None
+    static_argnames: str | Sequence[str] | None
+    donate_argnums: int | Sequence[int] | None
+    donate_argnames: str | Sequence[str] | None
+    trips: Mapping[str, float] | None
+    weights: Mapping[str, Sequence[float]] | None
+
+
 def autoshard(
     fun: Callable | None = None,
     /,
@@ -34,69 +55,43 @@ def autoshard(
     plan: Plan | None = None,
     in_shardings: Any = None,
     out_shardings: Any = None,
-    static_argnums: int | Sequence[int] | None = None,
-    static_argnames: str | Sequence[str] | None = None,
-    donate_argnums: int | Sequence[int] | None = None,
-    donate_argnames: str | Sequence[str] | None = None,
     compiler_options: Mapping[str, Any] | None = None,
     memory_limit: float | None = None,
     work: float = 1.0,
-    trips: Mapping[str, float] | None = None,
-    weights: Mapping[str, Sequence[float]] | None = None,
     auto_layouts: bool = False,
+    **options: Unpack[Options],
 ) -> Any:
     """`jax.jit` that decides the shardings: a decorator, bare or with keywords, or a call.
 
     Args:
         fun: The function; left out when used as a decorator with keywords.
-        mesh: A Mesh of any devices, also compile-only ones; an AbstractMesh plans but does not run. By default the mesh
-            in context at the first call.
+        mesh: Of any devices, also compile-only ones, or an AbstractMesh, which plans but does not run. By default the
+            mesh in context at the first call.
         machine: A preset's name, a machine file or a Machine; by default that of the mesh's devices.
         plan: A plan to replay instead of solving.
-        in_shardings: Specs that arguments must have, pytree prefixes as in `jax.jit`; None leaves them to the planner.
+        in_shardings: Specs that arguments must have, pytree prefixes as in `jax.jit`; None leaves them open.
         out_shardings: Likewise for results.
-        static_argnums: As in `jax.jit`, and so the next four.
-        static_argnames: See `static_argnums`.
-        donate_argnums: Donated state keeps one spec, and its result takes its place.
-        donate_argnames: See `donate_argnums`.
-        compiler_options: Passed on to the compiler.
+        compiler_options: Passed on to the compiler (`planner.compiler_options`).
         memory_limit: Bytes per chip that may be used; by default all of the chip's memory.
         work: Scales the solver's deterministic work limit.
-        trips: How often while loops run, each named by any part of its source line: `{"decode.py:31": 64}`.
-        weights: How often each branch of a `cond` or `switch` is taken, of one call, named likewise; by default the
-            worst one always.
-        auto_layouts: Lets the compiler choose how arguments and results lie in memory, which spares it copies of
-            weights. `put` lays them out once; a call lays out again what comes otherwise.
+        auto_layouts: Lets the compiler choose how arguments and results lie, which spares it copies (see `put`).
+        **options: `Options`: static and donated arguments, trips of loops, weights of branches.
 
     Returns:
         A `Planned` function, or a decorator that makes one.
     """
-    jit_options = {
-        "static_argnums": static_argnums,
-        "static_argnames": static_argnames,
-        "donate_argnums": donate_argnums,
-        "donate_argnames": donate_argnames,
-        "trips": trips,
-        "weights": weights,
-    }
-    rest = {k: v for k, v in jit_options.items() if v is not None}
+    to_fun = _known(options)
+    given = mesh, machine, plan, in_shardings, out_shardings, to_fun, compiler_options, memory_limit, work, auto_layouts
+    return Planned(fun, *given) if fun is not None else lambda fun: Planned(fun, *given)
 
-    def wrap(fun: Callable) -> Planned:
-        return Planned(
-            fun,
-            mesh,
-            machine,
-            plan,
-            in_shardings,
-            out_shardings,
-            rest,
-            compiler_options,
-            memory_limit,
-            work,
-            auto_layouts,
+
+def _known(options: Options) -> dict[str, Any]:
+    """Those that are given. Raises TypeError for one that there is not."""
+    if strange := sorted(options.keys() - Options.__annotations__.keys()):
+        raise TypeError(
+            f"autoshard() has no {', '.join(strange)}; beside its own it takes {', '.join(Options.__annotations__)}"
         )
-
-    return wrap if fun is None else wrap(fun)
+    return {k: v for k, v in options.items() if v is not None}
 
 
 @dataclass(eq=False)
@@ -136,6 +131,8 @@ class Planned:
 
     def put(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """The arguments, each moved to where a call wants it; a call with them moves nothing.
+
+        With `auto_layouts` they come to lie as the compiler wants them; a call lays out again what comes otherwise.
 
         Static arguments are left out, and those by name come last, sorted.
         """

@@ -310,3 +310,8 @@ def test_an_unknown_machine():
 def test_a_mesh_that_divides_nothing():
     with pytest.raises(errors.MeshError, match=r"mesh axis x=7 divides no dim of this program \(sizes 8, 16, 32\)"):
         eager(mlp, mesh=AbstractMesh((7,), ("x",))).plan(X, W, V)
+
+
+def test_a_keyword_that_there_is_not_is_named_at_once():
+    with pytest.raises(TypeError, match="no donate_argnum; beside its own it takes static_argnums, "):
+        planner.autoshard(**{"donate_argnum": 0})  # pyright: ignore[reportArgumentType]

@@ -6,9 +6,10 @@ from functools import cache
 from math import inf, prod
 
 import numpy as np
-from jax.sharding import AbstractMesh
+from jax.sharding import AbstractMesh, Mesh
 
 from benchmarks.models import palm
+from benchmarks.models.workloads import Workload
 from benchmarks.paper.rivals import Rival, rivals
 from benchmarks.paper.words import describe
 from passes.quantize import quantize_arguments, quantized
@@ -89,13 +90,22 @@ class Prediction:
     attention: str
 
 
-@cache
-def program_of(p: Point) -> Program:
+def workload_of(p: Point) -> Workload:
     """PaLM with heads padded to 64 where it has 540B, as the paper ran it."""
     fun, args = getattr(palm, p.phase)(p.size, p.batch)
-    if p.int8:
-        args, fun = quantize_arguments(fun, *args), quantized(fun)
-    return trace(fun, args, {}, AbstractMesh(p.torus, AXES), donate_argnums=(1,) if p.phase == "decode" else ())
+    return (quantized(fun), quantize_arguments(fun, *args)) if p.int8 else (fun, args)
+
+
+def traced(p: Point, mesh: Mesh | AbstractMesh) -> Program:
+    """The program for a mesh; a step of decode donates its cache."""
+    fun, args = workload_of(p)
+    return trace(fun, args, {}, mesh, donate_argnums=(1,) if p.phase == "decode" else ())
+
+
+@cache
+def program_of(p: Point) -> Program:
+    """The program for the point's slice."""
+    return traced(p, AbstractMesh(p.torus, AXES))
 
 
 def full(machine: Machine, torus: tuple[int, ...] = CUBE) -> Setting:
