@@ -8,7 +8,7 @@ Arguments are numbers or arrays alike: a `Groups` holds one entry per set of mes
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -52,7 +52,7 @@ class Groups:
     drain: Array
 
     def __getitem__(self, mask: "int | Array") -> "Groups":
-        return Groups(*(getattr(self, field.name)[mask] for field in fields(self)))
+        return Groups(*(values[mask] for values in vars(self).values()))
 
 
 SKEW = 1e-5

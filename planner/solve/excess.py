@@ -21,7 +21,7 @@ from .trws import ROUNDING
 
 SHARE = 0.3  # of the labour for a proof
 DEAR = 1e3  # times the seconds of a choice that all of memory costs
-STEPS = 12  # of bisection
+STEPS, FEW = 12, 4  # of bisection; where nothing comes after it
 CLOSE = 5e-3  # of the excess, at which it stops
 
 
@@ -53,7 +53,7 @@ def least_excess(
     pricing = Pricing(net.costless(), memory, least, possible, Labour(SHARE * effort.labour), soft=True)
     for choice in (*starts, _thrifty(net, memory, effort)):
         pricing.add(choice)
-    bound = _impossible(net, memory, least.seconds)
+    bound = _impossible(net, memory, least.seconds, STEPS if windows else FEW)
     if windows and not least.proven(bound):
         bound = max(bound, _improved(pricing, effort, windows))
     return least, min(bound, least.seconds)
@@ -68,13 +68,13 @@ def _thrifty(net: Network, memory: Memory, effort: Effort) -> tuple[int, ...]:
     return best.choice or net.lift(dict.fromkeys(net.unary, 0))
 
 
-def _impossible(net: Network, memory: Memory, most: float) -> float:
+def _impossible(net: Network, memory: Memory, most: float, steps: int) -> float:
     """The most bytes over the limit that what is left surely needs."""
     low, high = max(0.0, float(net.totals(ranges(net)[0]).max(initial=0.0)) * (1 - ROUNDING) - memory.limit), most
-    for step in range(STEPS):
+    for step in range(steps):
         if not np.isfinite(high) or high - low <= CLOSE * high:
             break
-        middle = (low + high) / 2 if step else high * (1 - CLOSE)  # mostly nothing is thriftier
+        middle = max((low + high) / 2, most * (1 - CLOSE * 4**step))  # mostly nothing is much thriftier
         try:
             fit(net.copy(), memory.limit + middle)
             high = middle

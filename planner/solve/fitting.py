@@ -39,6 +39,11 @@ def ranges(net: Network) -> tuple[Array, Array]:
     return least, top
 
 
+def crowded(net: Network, limit: float) -> bool:
+    """Whether the least of everything is already too much."""
+    return bool((_room(net, limit, ranges(net)[0]) < 0).any())
+
+
 def _room(net: Network, limit: float, least: Array) -> Array:
     """Bytes that each row has left beside the least of everything."""
     return np.where(net.active, limit * (1 + ROUNDING) - net.totals(least), np.inf)
@@ -59,10 +64,10 @@ def _spare(net: Network, room: Array) -> Array:
 
 def _narrow(net: Network, limit: float) -> bool:
     """Remove the strategies and pairs of specs that cannot fit; say whether any went."""
+    if crowded(net, limit):
+        raise Impossible
     least, _ = ranges(net)
     room = _room(net, limit, least)
-    if (room < 0).any():
-        raise Impossible
     strategies = sum(len(cost) for cost in net.unary.values())
     for n, counts, space in _segments(net, room):
         more = np.array([held - least[i] for i, held in net.loads[n].items()])

@@ -129,7 +129,7 @@ class Pricing:
 
         A `share` of a byte's fair price is where that begins; what is gentle at first ends with the same rise.
         """
-        if self.soft:
+        if self.soft or not np.isfinite(self.seconds(whole)):
             return
         for i in range(MENDS - int(np.log2(2 * share))):
             over = self.memory.used(whole) > self.memory.limit

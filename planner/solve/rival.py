@@ -14,7 +14,7 @@ import numpy as np
 
 from .base import Ready, nothing
 from .excess import least_excess
-from .fitting import fit
+from .fitting import crowded, fit
 from .free import NODES, Best, Effort, minimise
 from .limited import look
 from .marginals import cells
@@ -112,6 +112,8 @@ class _Near(Best):
 def _rival(
     made: Ready, masks: Masks, free_of_memory: Network, known: Sequence[tuple[int, ...]], effort: Effort, least: float
 ) -> Solution:
+    if crowded(left := made.left(masks), made.memory.limit):
+        return _misfit(made, left, known, effort)
     free, best = (_Near(score, effort.gap, least=least) for score in (made.scoring.seconds, made.scoring.within))
     for choice in known:
         best.offer(choice)
@@ -126,8 +128,12 @@ def _rival(
             bound = max(bound, _within(one.left(masks), one, best, [free.choice, *known], effort, bound))
         if np.isfinite(best.seconds):
             return solution(made.problem, best.choice, bound)
-    thriftiest, short = least_excess(made.left(masks), made.memory, [free.choice, *known], effort, ())
-    return misfit(made.problem, thriftiest.choice, bound, short)
+    return _misfit(made, made.left(masks), [free.choice, *known], effort)
+
+
+def _misfit(made: Ready, left: Network, known: Sequence[tuple[int, ...]], effort: Effort) -> Solution:
+    thriftiest, short = least_excess(left, made.memory, known, effort, ())
+    return misfit(made.problem, thriftiest.choice, -np.inf, short) if thriftiest.choice else nothing(made.problem)
 
 
 def _within(
