@@ -7,7 +7,7 @@ that two or more axes split, so that the permutes cost least: the same kind of p
 node.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from itertools import permutations, product
@@ -19,7 +19,7 @@ from planner.cost.model import CostModel
 from planner.formulate import Formulation
 from planner.graph import Edge, Node
 from planner.sharding import MeshShape, names_of
-from planner.solve import Problem, evaluate, solve
+from planner.solve import Problem, evaluate, ready, solve
 from planner.solve import problem as integer
 from planner.strategy import Ring
 
@@ -58,24 +58,31 @@ class Ordered:
 
 def order_axes(formulation: Formulation, choice: Sequence[int], model: CostModel) -> Ordered:
     """The cheapest orders for a choice of strategies."""
-    domains = [list(placings(formulation, n, [x])) for n, x in enumerate(choice)]
-    edges = tuple(permuting(formulation, domains, model))
-    cost = tuple(np.zeros(len(d)) for d in domains)
-    problem = Problem(cost, edges, cost)
-    picked = solve(problem).choice
+    domains = placings(formulation, [(x,) for x in choice])
+    edges, free = tuple(permuting(formulation, domains, model)), {id(d): np.zeros(len(d)) for d in domains}
+    cost = tuple(free[id(domain)] for domain in domains)
+    made = ready(Problem(cost, edges, cost))
+    picked = solve(made, free=not made.large).choice
     placed, prices = [domain[i] for domain, i in zip(domains, picked)], _prices(formulation.mesh, model)
-    permutes = {
-        i: prices(*ends(formulation, e, placed[e.source.node], placed[e.target]), _nbytes(formulation, e))
-        for i, e in enumerate(formulation.graph.edges)
-    }
-    left = {i: tuple(p) for i, p in permutes.items() if p}
-    trips = {i: formulation.graph.edges[i].trips for i in left}
-    return Ordered(tuple(order for _, order in placed), left, evaluate(problem, picked), trips)
+    dear = [i for i, e in enumerate(edges) if e.cost[e.row[picked[e.u]], e.col[picked[e.v]]] > 0]
+    some = {i: formulation.graph.edges[i] for i in dear}
+    way = {i: ends(formulation, e, placed[e.source.node], placed[e.target]) for i, e in some.items()}
+    permutes = {i: tuple(prices(*way[i], _nbytes(formulation, e))) for i, e in some.items()}
+    trips = {i: e.trips for i, e in some.items()}
+    return Ordered(tuple(order for _, order in placed), permutes, evaluate(made.problem, picked), trips)
 
 
-def placings(formulation: Formulation, n: int, strategies: Iterable[int]) -> Iterator[Placed]:
-    """Some strategies of a node, each in every order of its axes."""
-    return ((x, order) for x in strategies for order in _orders(formulation, n, x))
+def placings(formulation: Formulation, among: Sequence[Sequence[int]]) -> list[list[Placed]]:
+    """Some strategies of each node, each in every order of its axes. Equal nodes share their lists."""
+    known: dict[object, list[Placed]] = {}
+
+    def placed(n: int, some: Sequence[int]) -> list[Placed]:
+        key = (id(formulation.strategies[n]), formulation.graph.nodes[n].pin, tuple(some))
+        if key not in known:
+            known[key] = [(x, order) for x in some for order in _orders(formulation, n, x)]
+        return known[key]
+
+    return [placed(n, some) for n, some in enumerate(among)]
 
 
 def _orders(formulation: Formulation, n: int, x: int) -> Iterator[Order]:
@@ -121,12 +128,11 @@ def _tail(ring: Ring | None, place: int, order: Order) -> Order:
 def permuting(
     formulation: Formulation, domains: Sequence[Sequence[Placed]], model: CostModel
 ) -> Iterator[integer.Edge]:
-    """What permutes cost along each edge, all trips, for each way to place its ends. Equal edges share their tables."""
+    """What permutes cost along each edge, all trips, for each of `placings` at its ends. Equal edges share tables."""
     graph, known, prices = formulation.graph, {}, _prices(formulation.mesh, model)
     for edge in graph.edges:
         u, v = edge.source.node, edge.target
-        ends = [(id(formulation.strategies[n]), *dict(domains[n]), graph.nodes[n].pin) for n in (u, v)]
-        key = (*ends, edge.source.result, edge.operand, graph.aval(edge.source), edge.trips)
+        key = (id(domains[u]), id(domains[v]), edge.source.result, edge.operand, graph.aval(edge.source), edge.trips)
         if key not in known:
             known[key] = _edge(formulation, edge, domains[u], domains[v], prices)
         yield replace(known[key], u=u, v=v)

@@ -5,7 +5,7 @@ the nodes around it choose again, among all strategies that can pay and all orde
 tables. All other nodes keep their strategies, in any order. What can pay, message passing tells.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -44,7 +44,7 @@ def together(
         least, done = floors(made, masks), False
         for share in SHARES:
             value = seconds + share * ordered.seconds
-            domains = list(_domains(formulation, choice, least, value))
+            domains = _domains(formulation, choice, least, value)
             if sum(map(len, domains)) > max(PLACES, EACH * len(domains)):
                 break
             start = tuple(d.index((choice[n], ordered.orders[n])) for n, d in enumerate(domains))
@@ -59,11 +59,10 @@ def together(
 
 def _domains(
     formulation: Formulation, choice: Sequence[int], least: Sequence[Array], value: float
-) -> Iterator[list[Placed]]:
+) -> list[list[Placed]]:
     """For each node what it took and what it can take for at most some seconds, in all orders."""
-    for n, floor in enumerate(least):
-        paying = {choice[n], *np.flatnonzero(floor <= value).tolist()}
-        yield list(placings(formulation, n, sorted(paying)))
+    paying = ({choice[n], *np.flatnonzero(floor <= value).tolist()} for n, floor in enumerate(least))
+    return placings(formulation, [sorted(some) for some in paying])
 
 
 def _masks(problem: Problem, choice: Sequence[int], free: set[int]) -> dict[int, Array]:

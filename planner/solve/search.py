@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from .network import Array, Network
 
 
@@ -16,12 +18,11 @@ def conditional(net: Network, choice: dict[int, int], n: int) -> Array:
 def descend(net: Network, choice: dict[int, int], rounds: int = 20) -> dict[int, int]:
     """The choice after changing single nodes, in order, until none gets cheaper."""
     choice = dict(choice)
-    queue = dict.fromkeys(sorted(net.unary))
+    queue = OrderedDict.fromkeys(sorted(net.unary))
     for _ in range(rounds * len(queue)):
         if not queue:
             break
-        n = next(iter(queue))
-        del queue[n]
+        n, _ = queue.popitem(last=False)
         total = conditional(net, choice, n)
         best = int(total.argmin())
         if total[best] < total[choice[n]]:

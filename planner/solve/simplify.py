@@ -8,6 +8,8 @@ never minimised out, unless what is cheapest holds the least as well.
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import numpy as np
 
 from .eliminate import eliminate, merge_into
@@ -30,10 +32,9 @@ def simplify(net: Network, cells: int = CELLS, dominance: bool = True) -> Networ
     Raises:
         Impossible: No choice of finite cost exists.
     """
-    queue = dict.fromkeys(sorted(net.unary, key=lambda n: (len(net.near[n]), n)))
+    queue = OrderedDict.fromkeys(sorted(net.unary, key=lambda n: (len(net.near[n]), n)))
     while queue:
-        n = next(iter(queue))
-        del queue[n]
+        n, _ = queue.popitem(last=False)
         if n in net.unary:
             queue |= dict.fromkeys(_visit(net, n, cells, dominance))
     return net

@@ -9,8 +9,9 @@ import numpy as np
 from .base import Ready
 from .free import Best
 from .network import Array, Network
+from .prices import CELLS
 from .search import descend
-from .simplify import consistent
+from .simplify import consistent, simplify
 from .trws import Messages
 
 SWEEPS = 8
@@ -28,7 +29,7 @@ def bound_of(made: Ready, masks: Mapping[int, Array], price: Array, best: Best) 
         price: Of a byte in each of its memory rows.
         best: What to beat.
     """
-    messages = Messages(_left(made, masks, price))
+    messages = Messages(simplify(_left(made, masks, price), CELLS, dominance=False))
     for _ in range(min(SWEEPS, max(2, VISITS // max(1, len(messages.order))))):
         before = messages.bound
         messages.sweep()
