@@ -167,6 +167,7 @@ class Pricing:
         seconds = np.array([s for s, _ in self.columns.values()])
         over = np.array([rows for _, rows in self.columns.values()]) - self.memory.limit
         tight = np.flatnonzero((over > 0).any(axis=0))
+        tight = tight[np.sort(np.unique(over[:, tight], axis=1, return_index=True)[1])]  # of equal rows the first
         unit, scale = self._units(seconds, over)
         program = _mixture(seconds / unit, over[:, tight].T / scale, scale / unit if self.soft else 1e3)
         outcome = run(program)
