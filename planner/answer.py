@@ -1,9 +1,9 @@
 """From the solver's choice to the plan: specs, pins, expected collectives, what holds memory."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from planner.work import travelling_bytes
 TOP = 12
 PLACES = ("copy", "const")
 RESULT = 2
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,38 @@ class Answer:
 
     def spec(self, port: Port) -> Spec:
         """Mesh axes of each dim of the value at a port."""
-        n = port.node
-        return tuple(result_axes(self.formulation, n, self.choice[n], port.result, self.ordered.orders[n]))
+        n, r = port.node, port.result
+        x, order = self.placed(n)
+        return self._once(("shown", r, self.alike(n)), lambda: tuple(result_axes(self.formulation, n, x, r, order)))
 
     def taken_spec(self, n: int, i: int) -> Spec:
         """Mesh axes of each dim of operand `i` as node `n` takes it."""
-        return tuple(operand_axes(self.formulation, n, self.choice[n], i, self.ordered.orders[n]))
+        x, order = self.placed(n)
+        return self._once(("taken", i, self.alike(n)), lambda: tuple(operand_axes(self.formulation, n, x, i, order)))
+
+    def notation(self, n: int) -> str:
+        """A node in the paper's notation."""
+        node, order, opened = self.formulation.graph.nodes[n], self.ordered.orders[n], self.open_axes(Port(n))
+        return self._once(("notation", self.alike(n)), lambda: self.letters.operation(node, order, opened))
+
+    def way(self, edge: Edge) -> tuple[tuple[str, tuple[str, ...], float], ...]:
+        """The collectives on an edge: kind, axes, and parts of the value, as in `planner.order.moves`."""
+        key = ("way", edge.source.result, edge.operand, self.alike(edge.source.node), self.alike(edge.target))
+        f, a, b = self.formulation, self.placed(edge.source.node), self.placed(edge.target)
+        return self._once(key, lambda: moves(*ends(f, edge, a, b), f.mesh))
+
+    def alike(self, n: int) -> tuple[int, int, int]:
+        """Equal for equal operations in equal strategies and orders."""
+        return id(self.formulation.strategies[n]), self.choice[n], id(self.ordered.orders[n])
+
+    def _once(self, key: object, make: Callable[[], T]) -> T:
+        if key not in self._known:
+            self._known[key] = make()
+        return self._known[key]
+
+    @cached_property
+    def _known(self) -> dict[object, Any]:
+        return {}
 
     def operand_spec(self, edge: Edge) -> Spec:
         """Mesh axes of each dim of a value as the edge's target reads it."""
@@ -89,7 +116,7 @@ def _operation(answer: Answer, n: int, node: Node) -> Operation:
         path=show(node.path),
         primitive=node.name,
         source=node.source,
-        notation=answer.letters.operation(node, answer.ordered.orders[n], answer.open_axes(Port(n))),
+        notation=answer.notation(n),
         trips=node.trips,
         seconds=float(f.problem.cost[n][x]),
         flops=float(node.trips * node.rule.flops * f.strategies[n].local_sizes[x].prod()),
@@ -226,9 +253,8 @@ def _reshard(answer: Answer, i: int) -> Iterator[Collective]:
     """The collectives of an edge, as `passes.moves` makes them: axes in the order in which they stand."""
     f = answer.formulation
     edge, waiting = f.graph.edges[i], 1.0 - f.hidden.get(i, 0.0)
-    have, want = ends(f, edge, answer.placed(edge.source.node), answer.placed(edge.target))
     aval = f.graph.aval(edge.source)
-    for kind, axes, parts in moves(have, want, f.mesh):
+    for kind, axes, parts in answer.way(edge):
         nbytes, mask = aval.elements * aval.itemsize / parts, f.mesh.mask(axes)
         seconds = float(answer.model.collective(kind, np.asarray(nbytes), np.asarray(mask)))
         yield _collective(answer, edge, kind, mask, nbytes, seconds * (waiting if kind == "all_gather" else 1.0))

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from jax.sharding import PartitionSpec
 
@@ -41,8 +41,7 @@ class Aval:
         return total
 
 
-@dataclass(frozen=True)
-class Port:
+class Port(NamedTuple):
     """Result number `result` of a node."""
 
     node: int
@@ -137,6 +136,11 @@ class Graph:
     def aval(self, port: Port) -> Aval:
         """Aval of the value at a port."""
         return self.nodes[port.node].avals[port.result]
+
+    @cached_property
+    def ports(self) -> Sequence[Sequence[Port]]:
+        """The results of each node."""
+        return [[Port(n, r) for r in range(len(node.avals))] for n, node in enumerate(self.nodes)]
 
     @cached_property
     def readers(self) -> Mapping[Port, Sequence[Edge]]:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from planner.graph import Edge, Graph, Node
-from planner.reads import Read, Reads, end_of, ports
+from planner.reads import Read, Reads, end_of
 
 Span = tuple[int, int]
 TEMPORARY = ("op", "carry", "value", "stack", "join")
@@ -83,7 +83,7 @@ class _Lodging:
                     self.taken[read.target].append((n, read))
 
     def reads_of(self, n: int) -> Sequence[Read]:
-        return [read for port in ports(n, self.graph.nodes[n]) for read in self.reads[port]]
+        return [read for port in self.graph.ports[n] for read in self.reads[port]]
 
     def shared(self, read: Read) -> bool:
         """Whether it reads a copy that others read too."""

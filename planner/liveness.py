@@ -14,7 +14,7 @@ import numpy as np
 from planner.diamonds import diamonds
 from planner.graph import Edge, Graph, Node, Port
 from planner.handover import Handovers, handovers
-from planner.reads import Reads, end_of, ports, reads_of
+from planner.reads import Reads, end_of, reads_of
 from planner.solve import Spans
 from planner.work import is_matmul
 
@@ -55,7 +55,7 @@ def buffers(graph: Graph) -> Buffers:
     """The buffers of a graph."""
     readers = graph.readers
     stored = frozenset(
-        p for n, node in enumerate(graph.nodes) for p in ports(n, node) if _stored(graph, node, readers.get(p, ()))
+        p for n, node in enumerate(graph.nodes) for p in graph.ports[n] if _stored(graph, node, readers.get(p, ()))
     )
     stored |= _crowded(graph, stored, readers)
     widened = frozenset(e.target for e in graph.edges if e.source in stored and _widens(graph, e, readers))
@@ -81,8 +81,8 @@ def _crowded(graph: Graph, stored: frozenset[Port], readers: Mapping[Port, Seque
     found: set[Port] = set()
     size: dict[Port, int] = {}
     for n in sorted(range(len(graph.nodes)), key=lambda n: -graph.nodes[n].time):
-        for port in ports(n, graph.nodes[n]):
-            onward = [p for e in readers.get(port, ()) for p in ports(e.target, graph.nodes[e.target])]
+        for port in graph.ports[n]:
+            onward = [p for e in readers.get(port, ()) for p in graph.ports[e.target]]
             many = len(readers.get(port, ())) + sum(size.get(p, 0) for p in onward)
             size[port] = 0 if port in stored or many > FUSED else many
             if port not in stored and many > FUSED:
@@ -124,7 +124,7 @@ def _held(graph: Graph, stored: frozenset[Port], shared: Handovers) -> Iterator[
     last = end_of(graph)
     for n, node in enumerate(graph.nodes):
         start, stop = (0, last) if node.role == "input" else (node.time, shared.stops[n])
-        if n not in shared.residents and start <= stop and any(port in stored for port in ports(n, node)):
+        if n not in shared.residents and start <= stop and any(port in stored for port in graph.ports[n]):
             yield start, stop, n
 
 
@@ -144,7 +144,7 @@ def _copy(graph: Graph, edge: Edge, reads: Reads, stored: frozenset[Port]) -> tu
         return made, made
     if target.role == "output":
         return target.time, end_of(graph)
-    results = ports(edge.target, target)
+    results = graph.ports[edge.target]
     lasts = target.role == "copy" or not any(port in stored for port in results)
     later = [read.time for port in results for read in reads[port]] if lasts else []
     return target.time, max([target.time, target.end, *later])

@@ -8,7 +8,7 @@ node.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import permutations, product
 
@@ -134,22 +134,24 @@ def permuting(
         u, v = edge.source.node, edge.target
         key = (id(domains[u]), id(domains[v]), edge.source.result, edge.operand, graph.aval(edge.source), edge.trips)
         if key not in known:
-            known[key] = _edge(formulation, edge, domains[u], domains[v], prices)
-        yield replace(known[key], u=u, v=v)
+            known[key] = _table(formulation, edge, domains[u], domains[v], prices)
+        row, col, cost = known[key]
+        yield integer.Edge(u, v, row, col, cost)
 
 
-def _edge(
+def _table(
     formulation: Formulation,
     edge: Edge,
     sources: Sequence[Placed],
     targets: Sequence[Placed],
     prices: Prices,
-) -> integer.Edge:
+) -> tuple[Array, Array, Array]:
+    """The row and column of each way to place the ends, and the seconds of each pair."""
     shards = [_have(formulation, edge, a) for a in sources], [_want(formulation, edge, b) for b in targets]
     (rows, row), (cols, col) = map(_distinct, shards)
     nbytes = _nbytes(formulation, edge)
     cost = np.array([[sum(p.seconds for p in prices(a, b, nbytes)) for b in cols] for a in rows])
-    return integer.Edge(edge.source.node, edge.target, row, col, cost * edge.trips)
+    return row, col, cost * edge.trips
 
 
 def _nbytes(formulation: Formulation, edge: Edge) -> float:

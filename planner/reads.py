@@ -37,11 +37,6 @@ class Read:
 Reads = Mapping[Port, Sequence[Read]]
 
 
-def ports(n: int, node: Node) -> Sequence[Port]:
-    """The results of a node."""
-    return [Port(n, r) for r in range(len(node.avals))]
-
-
 def end_of(graph: Graph) -> int:
     """When the program is over."""
     return graph.end
@@ -54,7 +49,7 @@ def reads_of(graph: Graph, stored: AbstractSet[Port]) -> Reads:
         leaving[edge.source].append(i)
     last, found = end_of(graph), {}
     for n in sorted(range(len(graph.nodes)), key=lambda n: -graph.nodes[n].time):
-        for port in ports(n, graph.nodes[n]):
+        for port in graph.ports[n]:
             merged: dict[int, Read] = {}
             for read in (read for i in leaving[port] for read in _reads(graph, i, stored, found, last)):
                 merged[read.target] = read.beside(merged[read.target]) if read.target in merged else read
@@ -65,7 +60,7 @@ def reads_of(graph: Graph, stored: AbstractSet[Port]) -> Reads:
 def _reads(graph: Graph, i: int, stored: AbstractSet[Port], found: Reads, last: int) -> Iterator[Read]:
     edge = graph.edges[i]
     target, aligned = graph.nodes[edge.target], _aligned(graph, i)
-    results = ports(edge.target, target)
+    results = graph.ports[edge.target]
     if target.role != "copy" and (target.role != "op" or any(port in stored for port in results)):
         yield Read(edge.target, _time(graph, edge.source.node, target, last), aligned, frozenset({i}))
         return

@@ -1,6 +1,5 @@
 """Elementwise primitives: every dim is a factor of its own, and size-1 dims and scalars broadcast."""
 
-from functools import lru_cache
 from typing import Any
 
 from jax.numpy import dtype, inexact, issubdtype
@@ -45,7 +44,6 @@ _TRANSCENDENTAL = """acos acosh asin asinh atan atan2 atanh bessel_i0e bessel_i1
     regularized_incomplete_beta rsqrt sin sinh sqrt tan tanh zeta"""
 
 
-@lru_cache(maxsize=1 << 12)
 def elementwise(in_shapes: Shapes, out_shapes: Shapes, flops: float = 0.0, linear: Linear = ()) -> Rule:
     """The rule of an operation whose results all have one shape; operands have it too, or size-1 dims, or no dims."""
     dims = range(len(out_shapes[0]))

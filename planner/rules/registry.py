@@ -1,6 +1,7 @@
 """Rules by primitive name: append-only, filled when the families are imported."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from planner.rules.rule import Rule, RuleOf, Shape
@@ -31,8 +32,19 @@ def rule_for(
 
     Shapes are those of the equation's operands (literals too) and results; `params` are the equation's.
     """
-    rule_of = _RULES.get(name)
-    return None if rule_of is None else rule_of(tuple(in_shapes), tuple(out_shapes), **params)
+    rule_of, shapes = _RULES.get(name), (tuple(in_shapes), tuple(out_shapes))
+    if rule_of is None:
+        return None
+    try:
+        return _rule(rule_of, *shapes, tuple(params.items()))
+    except TypeError:  # a parameter cannot be hashed
+        return rule_of(*shapes, **params)
+
+
+@lru_cache(maxsize=1 << 12)
+def _rule(rule_of: RuleOf, in_shapes: Sequence[Shape], out_shapes: Sequence[Shape], params: Sequence) -> Rule:
+    """Equal equations share their rule."""
+    return rule_of(in_shapes, out_shapes, **dict(params))
 
 
 def registered() -> tuple[str, ...]:
