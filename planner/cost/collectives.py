@@ -52,7 +52,17 @@ class Groups:
     drain: Array
 
     def __getitem__(self, mask: "int | Array") -> "Groups":
-        return Groups(*(values[mask] for values in vars(self).values()))
+        return _Some(self, mask)
+
+
+class _Some(Groups):
+    """Groups of some sets of axes: what is asked for is looked up then."""
+
+    def __init__(self, every: Groups, mask: "int | Array") -> None:
+        vars(self).update(_every=every, _mask=mask)
+
+    def __getattr__(self, name: str) -> Array:
+        return getattr(self._every, name)[self._mask]
 
 
 SKEW = 1e-5

@@ -12,16 +12,18 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from .fitting import fit, ranges
-from .free import Best, Effort, minimise
+from .free import Best, Effort
 from .limited import WINDOWS, look
 from .memory import Memory
 from .network import Impossible, Network
-from .prices import Labour, Pricing
-from .trws import ROUNDING
+from .prices import CELLS, Labour, Pricing
+from .search import descend
+from .simplify import simplify
+from .trws import ROUNDING, Messages
 
 SHARE = 0.3  # of the labour for a proof
 DEAR = 1e3  # times the seconds of a choice that all of memory costs
-STEPS, FEW = 12, 4  # of bisection; where nothing comes after it
+STEPS, FEW = 12, 2  # of bisection; where nothing comes after it
 CLOSE = 5e-3  # of the excess, at which it stops
 
 
@@ -51,7 +53,7 @@ def least_excess(
 
     least = Best(excess, effort.gap)
     pricing = Pricing(net.costless(), memory, least, possible, Labour(SHARE * effort.labour), soft=True)
-    for choice in (*starts, _thrifty(net, memory, effort)):
+    for choice in (*starts, _thrifty(net, memory)):
         pricing.add(choice)
     bound = _impossible(net, memory, least.seconds, STEPS if windows else FEW)
     if windows and not least.proven(bound):
@@ -59,13 +61,14 @@ def least_excess(
     return least, min(bound, least.seconds)
 
 
-def _thrifty(net: Network, memory: Memory, effort: Effort) -> tuple[int, ...]:
-    """The choice of the fewest bytes in all rows together."""
+def _thrifty(net: Network, memory: Memory) -> tuple[int, ...]:
+    """A choice of few bytes in all rows together."""
     most = sum(float(cost.max()) for cost in net.unary.values()) or 1.0
     price = np.full(memory.rows, DEAR * most / max(1.0, memory.limit) / max(1, memory.rows))
-    best = Best(lambda choice: memory.scoring.seconds(choice) + float(price @ memory.used(choice)), effort.gap)
-    minimise(net.priced(price), best, effort)
-    return best.choice or net.lift(dict.fromkeys(net.unary, 0))
+    priced = simplify(net.priced(price), CELLS, dominance=False)
+    messages = Messages(priced)
+    messages.sweep()
+    return priced.lift(descend(priced, messages.round()))
 
 
 def _impossible(net: Network, memory: Memory, most: float, steps: int) -> float:
