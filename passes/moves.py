@@ -139,11 +139,9 @@ def _held(x: jax.Array) -> jax.Array:
 
 
 def _all_to_all(x: jax.Array, step: Step, sizes: Sizes) -> jax.Array:
-    """One exchange for all axes. Those between two dims only, in one order, are the primitive's own case."""
-    if len(set(step.source)) == len(set(step.goal)) == 1 and step.axes == step.order:
-        return lax.all_to_all(x, step.axes, split_axis=step.goal[0], concat_axis=step.source[0], tiled=True)
+    """One exchange for all axes, of parts that lie one behind the other: along other dims compilers lay all out anew."""
     ways = [sizes[axis] for axis in step.axes]
-    parts = _to_the_front(x, step.goal, ways)
+    parts = _to_the_front(_held(x) if x.ndim - 1 in step.goal else x, step.goal, ways)
     parts = lax.all_to_all(parts.reshape(-1, *parts.shape[len(ways) :]), step.axes, 0, 0, tiled=True)
     parts = parts.reshape(*ways, *parts.shape[1:])
     return _from_the_front(parts, [(step.source[step.axes.index(axis)], step.axes.index(axis)) for axis in step.order])
