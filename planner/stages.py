@@ -160,19 +160,20 @@ def with_orders(
     The integer program chooses sets of axes. Where no order of a dim's axes spares a permute, strategies and orders
     around it are chosen together.
     """
-    best, ordered = solution.choice, order_axes(formulation, solution.choice, setting.model)
-    least = evaluate(formulation.problem, best) + ordered.seconds
+    best, ordered = solution, order_axes(formulation, solution.choice, setting.model)
+    least = evaluate(formulation.problem, best.choice) + ordered.seconds
     for _ in range(1 if made.alike else ROUNDS):
         if ordered.seconds <= SMALL * least:
             break
-        choice = together(formulation, made, best, ordered, setting.model)
-        found = ordered if choice == best else order_axes(formulation, choice, setting.model)
-        seconds = evaluate(formulation.problem, choice) + found.seconds
+        again = together(formulation, made, best, ordered, setting.model)
+        found = ordered if again.choice == best.choice else order_axes(formulation, again.choice, setting.model)
+        seconds = evaluate(formulation.problem, again.choice) + found.seconds
+        best = replace(best, bound=min(again.bound, seconds, least))
         if seconds >= least:
             break
-        best, ordered, least = choice, found, seconds
-    more = evaluate(formulation.problem, best) - solution.seconds
-    return replace(solution, choice=best, seconds=solution.seconds + more, alike=solution.alike + more), ordered
+        best, ordered, least = replace(best, choice=again.choice), found, seconds
+    more = evaluate(formulation.problem, best.choice) - solution.seconds
+    return replace(best, seconds=solution.seconds + more, alike=solution.alike + more), ordered
 
 
 def plan_of(

@@ -13,7 +13,7 @@ import numpy as np
 from planner.cost.model import CostModel
 from planner.formulate import Formulation
 from planner.order import Ordered, Placed, permuting, placings
-from planner.solve import Edge, Problem, Ready, evaluate, floors, solve
+from planner.solve import Edge, Problem, Ready, Solution, evaluate, floors, solve
 
 Array = np.ndarray
 NEAR = (6, 3)
@@ -22,39 +22,60 @@ SLACK = 3e-3
 """Share of the limit that a node may hold more."""
 SHARES = (1 / 512, 1 / 64, 1 / 8, 1.0)
 """What choices may take more than the best sets of axes, as shares of what its permutes take: few can pay first."""
-PLACES, EACH = 20_000, 8
-"""Most strategies times orders to choose among in all, or for each node, whichever are more."""
+PLACES, EACH, WHOLE = 20_000, 8, 2_000
+"""Most strategies times orders to choose among in all, or for each node, whichever are more; of a whole program."""
 
 
-def together(
-    formulation: Formulation, made: Ready, choice: Sequence[int], ordered: Ordered, model: CostModel
-) -> tuple[int, ...]:
-    """A choice that takes as long with its permutes as the given one, or less.
+def together(formulation: Formulation, made: Ready, solution: Solution, ordered: Ordered, model: CostModel) -> Solution:
+    """A solution that takes as long with its permutes as the given one, or less.
+
+    Its bound counts permutes too where few enough strategies of all nodes can pay. Where too many can, or equal nodes
+    are kept alike, the nodes near permutes choose again, and the bound is that of the given one.
 
     Args:
         formulation: The integer program.
         made: The same, ready.
-        choice: A strategy for each node.
+        solution: A strategy for each node.
         ordered: Its orders, with permutes.
         model: What permutes cost.
     """
-    best, seconds = tuple(choice), evaluate(formulation.problem, choice)
+    choice, whole = solution.choice, made.alike is None
+    if whole:
+        least = floors(made, {}, solution.price)
+        best, bound = _again(formulation, solution, ordered, model, least, WHOLE, SHARES[-1:])
+        if best:
+            return replace(solution, choice=best, bound=max(bound, solution.bound))
     for near in NEAR:
         masks = _masks(formulation.problem, choice, _around(formulation, ordered.permutes, near))
-        least, done = floors(made, masks), False
-        for share in SHARES:
-            value = seconds + share * ordered.seconds
-            domains = _domains(formulation, choice, least, value)
-            if sum(map(len, domains)) > max(PLACES, EACH * len(domains)):
-                break
-            start = tuple(d.index((choice[n], ordered.orders[n])) for n, d in enumerate(domains))
-            found, done = solve(_joint(formulation, domains, model), starts=[start], free=False), True
-            best = tuple(domain[i][0] for domain, i in zip(domains, found.choice))
-            if found.seconds <= value:
-                break
-        if done:
+        size = max(PLACES, EACH * len(choice))
+        best, _ = _again(formulation, solution, ordered, model, floors(made, masks), size, SHARES)
+        if best:
+            return replace(solution, choice=best)
+    return solution
+
+
+def _again(
+    formulation: Formulation,
+    solution: Solution,
+    ordered: Ordered,
+    model: CostModel,
+    least: Sequence[Array],
+    size: int,
+    shares: Sequence[float],
+) -> tuple[tuple[int, ...], float]:
+    """The best choice by these floors, if it is among few enough, and a bound on all choices that the floors know."""
+    seconds, best, bound = evaluate(formulation.problem, solution.choice), (), -np.inf
+    for share in shares:
+        value = seconds + share * ordered.seconds
+        domains = _domains(formulation, solution.choice, least, value)
+        if sum(map(len, domains)) > size:
             break
-    return best
+        start = tuple(d.index((solution.choice[n], ordered.orders[n])) for n, d in enumerate(domains))
+        found = solve(_joint(formulation, domains, model), starts=[start], free=False)
+        best, bound = tuple(domain[i][0] for domain, i in zip(domains, found.choice)), min(value, found.bound)
+        if found.seconds <= value:
+            break
+    return best, bound
 
 
 def _domains(

@@ -40,10 +40,10 @@ def test_what_is_chosen_together_is_the_best_of_all_choices(name):
     possible = [x for x in choices if np.isfinite(evaluate(formulation.problem, x))]
     best = min(total(formulation, x) for x in possible)
     made = ready(formulation.problem)
-    choice = solve(made).choice
-    found = together(formulation, made, choice, order_axes(formulation, choice, model(PLANE)), model(PLANE))
-    assert total(formulation, found) == pytest.approx(best)
-    assert total(formulation, found) < total(formulation, choice) or name == "there and back"
+    given = solve(made)
+    found = together(formulation, made, given, order_axes(formulation, given.choice, model(PLANE)), model(PLANE))
+    assert total(formulation, found.choice) == pytest.approx(best) == pytest.approx(found.bound)
+    assert total(formulation, found.choice) < total(formulation, given.choice) or name == "there and back"
 
 
 def test_floors_are_below_every_choice_that_takes_a_strategy():

@@ -117,6 +117,7 @@ class Solution:
         excess: Bytes over the limit; zero unless infeasible.
         alike: Seconds of the best choice found in which equal parts are alike; infinite if that was not looked for.
         short: Proven: every choice is at least so many bytes over the limit. Zero where that is not known.
+        price: Seconds of a byte in each memory row (of `Ready.memory`) behind the bound.
     """
 
     choice: tuple[int, ...]
@@ -126,6 +127,7 @@ class Solution:
     excess: float = 0.0
     short: float = 0.0
     alike: float = float("inf")
+    price: tuple[float, ...] = ()
 
     @property
     def gap(self) -> float:

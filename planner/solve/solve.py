@@ -20,6 +20,7 @@ from .whole import bound_of
 
 Progress = Callable[[str, float, float], None]
 ALIKE = 1e-5  # gap at which choices with equal parts alike are good enough to start from
+NONE = np.zeros(0)
 HASTE = 8  # share of the work for them where the whole is not solved, and its own bound leaves a gap anyhow
 
 
@@ -58,7 +59,7 @@ def solve(
     made, masks = problem if isinstance(problem, Ready) else ready(problem), within or {}
     known = [tuple(start) for start in starts if all(mask[start[n]] for n, mask in masks.items())]
     if made.alike is None:
-        return _solved(made, masks, known, effort, report)[0]
+        return _solved(made, masks, known, effort, report)
     return _released(made, masks, known, effort, report, free)
 
 
@@ -74,7 +75,7 @@ def _released(
     assert made.alike is not None
     folded, small = made.alike
     rough = replace(effort, gap=max(effort.gap, ALIKE), nodes=max(1, effort.nodes // (HASTE if made.large else 1)))
-    tied, price = _solved(small, folded.masks(masks), [], rough, _silent)
+    tied = _solved(small, folded.masks(masks), [], rough, _silent)
     report("equal layers alike", tied.seconds, 0.0)
     if np.isfinite(tied.seconds):
         known = [folded.unfold(tied.choice), *known]
@@ -85,12 +86,12 @@ def _released(
             best.offer(start)
         return replace(_solution(made.problem, best, 0.0), alike=alike)
     if not made.large or not np.isfinite(alike):
-        return replace(_solved(made, masks, known, effort, report)[0], alike=alike)
+        return replace(_solved(made, masks, known, effort, report), alike=alike)
     best = Best(made.scoring.within, effort.gap)
     for start in known:
         best.offer(start)
-    same = len(price) == made.memory.rows
-    bound = bound_of(made, masks, price if same else np.zeros(made.memory.rows), best)
+    same = len(tied.price) == made.memory.rows
+    bound = bound_of(made, masks, np.array(tied.price) if same else np.zeros(made.memory.rows), best)
     report("layers free", best.seconds, bound)
     return replace(_solution(made.problem, best, bound), alike=alike)
 
@@ -101,8 +102,8 @@ def _silent(stage: str, seconds: float, bound: float) -> None:
 
 def _solved(
     made: Ready, masks: Mapping[int, Array], starts: Sequence[tuple[int, ...]], effort: Effort, report: Progress
-) -> tuple[Solution, Array]:
-    """The solution of a problem as it is, and the prices of memory behind its bound."""
+) -> Solution:
+    """The solution of a problem as it is."""
     fits, free = Best(made.scoring.within, effort.gap), Best(made.scoring.seconds, effort.gap)
     price = np.zeros(made.memory.rows)
     for start in starts:
@@ -112,19 +113,19 @@ def _solved(
         net = made.left(masks)
         bound = minimise(net.priced(price), free, effort)
     except Impossible:
-        return nothing(made.problem), price
+        return nothing(made.problem)
     report("memory ignored", free.seconds, bound)
     if not np.isfinite(free.seconds):
-        return nothing(made.problem), price
+        return nothing(made.problem)
     fits.offer(free.choice)
     if fits.proven(bound):
-        return _solution(made.problem, fits, bound), price
+        return _solution(made.problem, fits, bound, price)
     known = [free.choice, *starts]
     bound, price = _within(made, masks, fits, known, effort, bound, report)
     if np.isfinite(fits.seconds):
-        return _solution(made.problem, fits, bound), price
+        return _solution(made.problem, fits, bound, price)
     report("nothing fits: least excess", np.inf, bound)
-    return _misfit(made, net, masks, known, effort), price
+    return _misfit(made, net, masks, known, effort)
 
 
 def _within(
@@ -174,8 +175,8 @@ def misfit(problem: Problem, choice: tuple[int, ...], bound: float, short: float
     return Solution(choice, seconds, min(bound, seconds), "infeasible", over, min(short, over))
 
 
-def _solution(problem: Problem, best: Best, bound: float) -> Solution:
-    return solution(problem, best.choice, bound)
+def _solution(problem: Problem, best: Best, bound: float, price: Array = NONE) -> Solution:
+    return replace(solution(problem, best.choice, bound), price=tuple(price.tolist()))
 
 
 def solution(problem: Problem, choice: tuple[int, ...], bound: float) -> Solution:

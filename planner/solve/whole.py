@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -39,19 +39,20 @@ def bound_of(made: Ready, masks: Mapping[int, Array], price: Array, best: Best) 
     return messages.bound
 
 
-def floors(made: Ready, masks: Mapping[int, Array]) -> list[Array]:
-    """For each node, a bound on all choices in which it takes each of its strategies; memory is no object.
+def floors(made: Ready, masks: Mapping[int, Array], price: Sequence[float] = ()) -> list[Array]:
+    """For each node, a bound on all choices in which it takes each of its strategies; those within the memory limit.
 
     Args:
         made: The problem.
         masks: What is left of its strategies, by node; what is not has an infinite bound. Of nodes that are alike,
             what is left of any is left of all, and their bounds are of choices that keep them alike.
+        price: Of a byte in each memory row; by default memory is no object.
     """
     if made.alike is not None:
         folded, small = made.alike
         found = floors(small, folded.either(masks))
         return [found[n] for n in folded.of.tolist()]
-    net = _left(made, masks, np.zeros(made.memory.rows))
+    net = _left(made, masks, np.array(price) if len(price) == made.memory.rows else np.zeros(made.memory.rows))
     beside = [(n, m) for n, cost in net.unary.items() if len(cost) == 1 for m in net.near[n]]
     for u, v in beside:
         if v in net.near[u]:
