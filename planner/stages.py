@@ -186,7 +186,7 @@ def plan_of(
     ordered: Ordered | None = None,
 ) -> Plan:
     """The plan of a choice of strategies, in the orders given or in the cheapest."""
-    letters = notation(formulation.graph)
+    letters, chip = notation(formulation.graph), setting.machine.chip
     ordered = ordered or order_axes(formulation, solution.choice, setting.model)
     answer = Answer(formulation, solution.choice, ordered, setting.model, letters)
     nbytes, top = holders(answer)
@@ -203,10 +203,8 @@ def plan_of(
         peak_bytes=nbytes,
         limit=setting.limit,
         legend=letters.legend(),
-        arguments=_values(
-            answer, setting.machine.chip, program.names, _keys(program.in_tree), formulation.graph.inputs
-        ),
-        results=_results(answer, setting.machine.chip, program),
+        arguments=_values(answer, chip, program.names, _keys(program.in_tree), formulation.graph.inputs),
+        results=_results(answer, chip, program),
         operations=tuple(operations(answer)),
         bodies=bodies(answer),
         collectives=tuple(collectives(answer)),

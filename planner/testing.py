@@ -47,9 +47,7 @@ def assert_equivalent(
     atol: float | None = None,
     **autoshard_options: Any,
 ) -> None:
-    """Asserts that `fun` planned for a mesh gives what it gives under plain `jax.jit`.
-
-    Integers and booleans must be equal. Floats may differ by `atol + rtol·|plain|`.
+    """Asserts that `fun` planned for a mesh gives what it gives under plain `jax.jit`: floats to `atol + rtol·|plain|`.
 
     Args:
         fun: The function.
@@ -70,16 +68,14 @@ def assert_equivalent(
     static = {k: v for k, v in autoshard_options.items() if k in STATIC}
     options = {"mesh": mesh, "machine": machine, **autoshard_options}
     plain = jax.jit(fun, **static)(*args)
-    what = f"{function_name(fun)} on mesh {dict(mesh.shape)}: result"
+    what = f"{function_name(fun)} on mesh {dict(mesh.shape)}: "
     rtol = tolerance((args, plain)) if rtol is None else rtol
-    assert_close(plain, autoshard(fun, **options)(*_copies(args)), what, rtol, atol)
+    assert_close(plain, autoshard(fun, **options)(*_copies(args)), f"{what}result", rtol, atol)
     if grad:
-        slope = gradient(fun)
-        options = {k: v for k, v in options.items() if k not in _NOT_FOR_GRADIENTS}
-        what = f"{function_name(fun)} on mesh {dict(mesh.shape)}: gradient of argument"
+        slope, options = gradient(fun), {k: v for k, v in options.items() if k not in _NOT_FOR_GRADIENTS}
         plain = jax.jit(slope, **static)(*args)
         atol = rtol * largest(plain) if atol is None else atol
-        assert_close(plain, autoshard(slope, **options)(*args), what, rtol, atol)
+        assert_close(plain, autoshard(slope, **options)(*args), f"{what}gradient of argument", rtol, atol)
 
 
 def assert_close(plain: Any, planned: Any, what: str, rtol: float, atol: float | None = None) -> None:

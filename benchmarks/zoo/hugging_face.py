@@ -101,25 +101,13 @@ def entries() -> tuple[Entry, ...]:
     gpt2 = {"n_embd": 1600, "n_head": 25}
     gptj = {"n_embd": 4096, "n_head": 16, "rotary_dim": 64}
     bloom = {"vocab_size": 250880, "hidden_size": 4096, "n_head": 32}
+    tiny_bloom = {"vocab_size": 64, "hidden_size": 32, "n_head": 8}
+    opt = {**_OPT, "word_embed_proj_dim": 4096}
     return (
         _entry("Llama 7B", "FlaxLlamaForCausalLM", "LlamaConfig", "num_hidden_layers", _LLAMA, _TINY_LLAMA),
         _entry("GPT-2 XL", "FlaxGPT2LMHeadModel", "GPT2Config", "n_layer", gpt2, _TINY_GPT),
-        _entry(
-            "OPT 6.7B",
-            "FlaxOPTForCausalLM",
-            "OPTConfig",
-            "num_hidden_layers",
-            {**_OPT, "word_embed_proj_dim": 4096},
-            _TINY_OPT,
-        ),
-        _entry(
-            "Bloom 7B",
-            "FlaxBloomForCausalLM",
-            "BloomConfig",
-            "n_layer",
-            bloom,
-            {"vocab_size": 64, "hidden_size": 32, "n_head": 8},
-        ),
+        _entry("OPT 6.7B", "FlaxOPTForCausalLM", "OPTConfig", "num_hidden_layers", opt, _TINY_OPT),
+        _entry("Bloom 7B", "FlaxBloomForCausalLM", "BloomConfig", "n_layer", bloom, tiny_bloom),
         _entry("GPT-J 6B", "FlaxGPTJForCausalLM", "GPTJConfig", "n_layer", gptj, {**_TINY_GPT, "rotary_dim": 4}),
         _entry("T5 Large", "FlaxT5ForConditionalGeneration", "T5Config", "num_layers", _T5, _TINY_T5, _pairs),
         _entry(

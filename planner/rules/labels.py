@@ -54,9 +54,8 @@ def labelled(
         ValueError: If a dim is not the product of its labels' sizes.
     """
     known = {**(sizes or {}), **_sizes([*operands, *results], [*in_shapes, *out_shapes])}
-    factor = {label: i for i, label in enumerate(la for la, size in known.items() if size != 1)}
-    whole = [label for label in factor if isinstance(label, Whole)]
-    dims = partial(_dims, known, factor)
+    factor = {la: i for i, la in enumerate(la for la, size in known.items() if size != 1)}
+    whole, dims = [label for label in factor if isinstance(label, Whole)], partial(_dims, known, factor)
     return Rule(
         operands=tuple(dims(la, shape) for la, shape in zip(operands, in_shapes, strict=True)),
         results=tuple(dims(la, shape) for la, shape in zip(results, out_shapes, strict=True)),
