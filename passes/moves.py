@@ -4,9 +4,12 @@ Three things are written as TPU compilers keep them (libtpu 0.0.42): a gather ov
 all of a square or a cube, becomes an all_reduce of twice the bytes, so it goes over some, then over the others; a
 scatter whose shards do not fill whole tiles becomes an all_reduce and a slice, so short leading dims borrow rows from
 the others; and so does one along a dim that happens to lie minor-most in memory, so the scattered dim is laid out
-major-most. A leading dim in front of whole tiles is so already and goes as it lies. Rows with short dims behind them,
-such as the heads of a token, are not merged with these: what merges them climbs to the matmul that made them, which
-copies its weight first.
+major-most. A leading dim in front of whole tiles is so already and goes as it lies, and so do rows in whole tiles
+behind other dims. Rows with short dims behind them, such as the heads of a token, are not merged with these: what
+merges them climbs to the matmul that made them, which copies its weight first.
+
+An exchange is of parts that lie one behind the other: along two dims that stay where they are, libtpu lays all out anew
+several times (`bf16[1, 32, 18432]` between 4 chips of v4: 239 µs instead of 6).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -79,16 +82,23 @@ def _slice(x: jax.Array, step: Step, sizes: Sizes) -> jax.Array:
 
 def _reduce_scatter(x: jax.Array, step: Step, sizes: Sizes) -> jax.Array:
     if step.how == "sum":
+        ways = devices(step.axes, sizes)
+        if _whole_rows(x.shape, step.dim, ways):
+            return lax.psum_scatter(_major(x, 0), step.axes, scatter_dimension=step.dim, tiled=True)
         if step.dim and _short([n for d, n in enumerate(x.shape) if d != step.dim]):
             front = _reduce_scatter(jnp.moveaxis(x, step.dim, 0), replace(step, dim=0), sizes)
             return jnp.moveaxis(front, 0, step.dim)
-        ways = devices(step.axes, sizes)
         if not step.dim and _short(x.shape[1:]) and not x.shape[0] // ways % TILE[0]:
             return _planes(x, step.axes, ways)
         shape = (*x.shape[: step.dim], x.shape[step.dim] // ways, *x.shape[step.dim + 1 :])
         flat, dim = _flat(x, step.dim, ways)
         return _scattered(flat, step.axes, dim, ways).reshape(shape)
     return _slice(_all_reduce(x, step, sizes), step, sizes)
+
+
+def _whole_rows(shape: Sequence[int], dim: int, ways: int) -> bool:
+    """Whether what is scattered are rows behind other dims, of which each shard has whole tiles: it goes as it lies."""
+    return dim == len(shape) - 2 and prod(shape[:dim]) > 1 and not shape[dim] // ways % TILE[0]
 
 
 def _short(rest: Sequence[int]) -> bool:
