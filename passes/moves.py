@@ -149,7 +149,7 @@ def _held(x: jax.Array) -> jax.Array:
 
 
 def _all_to_all(x: jax.Array, step: Step, sizes: Sizes) -> jax.Array:
-    """One exchange for all axes, of parts one behind the other: along other dims compilers lay all out anew."""
+    """One exchange for all axes, of parts that lie one behind the other."""
     ways = [sizes[axis] for axis in step.axes]
     parts = _to_the_front(_held(x) if x.ndim - 1 in step.goal else x, step.goal, ways)
     parts = lax.all_to_all(parts.reshape(-1, *parts.shape[len(ways) :]), step.axes, 0, 0, tiled=True)

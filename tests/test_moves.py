@@ -125,6 +125,36 @@ def test_rows_are_scattered_from_behind_the_short_dims_that_follow(shape, dim, o
     assert [order for order in found if len(order) > 3] == orders
 
 
+def primitives(fun, x):
+    """Names in order, with params, of what is inside of a `shard_map`."""
+    return [(jaxpr.primitive_name(eqn), eqn.params) for _, eqn in jaxpr.walk(jax.make_jaxpr(fun)(x))]
+
+
+@pytest.mark.parametrize(("shape", "natively"), [((4, 64, 128), True), ((1, 64, 128), False), ((4, 16, 128), False)])
+def test_rows_behind_other_dims_are_scattered_as_they_lie_where_each_shard_has_whole_tiles(shape, natively):
+    whole, rows = Shard(((), (), ()), frozenset("xy")), Shard(((), ("x", "y"), ()))
+    moved = jax.shard_map(
+        lambda x: move(x, whole, rows, SIZES), mesh=MESH, in_specs=PartitionSpec(), out_specs=rows.spec, check_vma=False
+    )
+    x = np.random.default_rng(0).integers(-4, 5, shape).astype(np.float32)
+    np.testing.assert_array_equal(np.asarray(jax.jit(moved)(x)), 4 * x)
+    scattered = [params["scatter_dimension"] for name, params in primitives(moved, x) if name == "reduce_scatter"]
+    assert (scattered == [1]) == natively
+
+
+@pytest.mark.parametrize(("source", "goal"), [(1, 2), (2, 1), (0, 2)])
+def test_what_is_exchanged_lies_in_parts_one_behind_the_other(source, goal):
+    """Between dims that stay where they are, a TPU compiler lays all out anew several times."""
+    have, want = (Shard(tuple(("x", "y") if d == dim else () for d in range(3))) for dim in (source, goal))
+    moved = jax.shard_map(
+        lambda x: move(x, have, want, SIZES), mesh=MESH, in_specs=have.spec, out_specs=want.spec, check_vma=False
+    )
+    x = np.arange(4 * 32 * 64, dtype=np.float32).reshape(4, 32, 64)
+    np.testing.assert_array_equal(np.asarray(jax.jit(moved)(x)), x)
+    exchanges = [params for name, params in primitives(moved, x) if name == "all_to_all"]
+    assert [(params["split_axis"], params["concat_axis"]) for params in exchanges] == [(0, 0)]
+
+
 @pytest.mark.parametrize("how", ["max", "min", "mul", "or", "and"])
 def test_what_is_no_sum_is_combined_too(how):
     have, want = Shard(((),), frozenset("x"), how), Shard((("x",),))

@@ -25,9 +25,10 @@ FITTED_GPU = (0.69, 0.65, 1e-6)
 USABLE = {"tpu-v3": 15.48, "tpu-v4": 30.75, "tpu-v5e": 15.75, "tpu-v5p": 95.74, "tpu-v6e": 31.25}
 """GiB that the TPU compiler lets a program have."""
 
-AHEAD = {"tpu-v5e": 0.8}
-"""The share of gathers in loops that run ahead and hide, as libtpu 0.0.42 schedules a training step of Llama 3 8B on
-8×8 chips; for others of its machines it hides none unless told to."""
+AHEAD = {"tpu-v4": 0.5, "tpu-v5e": 0.8}
+"""The share of gathers in loops that run ahead and hide, as libtpu 0.0.42 schedules them: a training step of Llama 3 8B
+on 8×8 chips of v5e; PaLM 540B's prefill of 512 sequences on a v4 cube (0.52; all of 128 sequences, 0.76 of 64), where
+the compiler is told to (`planner.compiler_options`). Of its other machines it hides none."""
 
 
 def _tpu(
