@@ -62,7 +62,8 @@ def _divides(shape: Sequence[int], way: Sequence[Step], sizes: Sizes) -> bool:
     """Whether every step splits only what its axes divide."""
     local = list(shape)
     for step in way:
-        if step.behind and local[step.dim] % (devices(step.behind, sizes) * devices(step.axes, sizes)):
+        parts = 1 if step.kind == "all_gather" else devices(step.axes, sizes)
+        if step.behind and local[step.dim] % (devices(step.behind, sizes) * parts):
             return False
         split = [step.dim] * len(step.axes) if step.kind in ("slice", "reduce_scatter") else step.goal
         joined = [step.dim] * len(step.axes) if step.kind == "all_gather" else step.source

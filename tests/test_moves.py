@@ -55,6 +55,15 @@ def test_where_dims_are_too_small_for_all_axes_on_the_way_the_value_is_gathered(
     np.testing.assert_allclose(np.asarray(jax.jit(moved)(small)), small)
 
 
+def test_a_dim_of_one_element_a_device_is_exchanged_before_the_rest_of_it_is_gathered():
+    have, want = Shard((("x", "y", "z"), ())), Shard(((), ("x", "y")))
+    moved = jax.shard_map(
+        lambda x: move(x, have, want, SIZES), mesh=MESH, in_specs=have.spec, out_specs=want.spec, check_vma=False
+    )
+    np.testing.assert_array_equal(np.asarray(jax.jit(moved)(X)), X)
+    assert "all_to_all" in str(jax.make_jaxpr(moved)(X))
+
+
 @given(layouts(opened=True), layouts())
 def test_each_axis_moves_at_most_once_beside_permutes(have, want):
     moved = [axis for step in steps(have, want) if step.kind != "permute" for axis in step.axes]

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from .fitting import fit, ranges
-from .free import Best, Effort
+from .free import Best, Effort, minimise
 from .limited import WINDOWS, look
 from .memory import Memory
 from .network import Impossible, Network
@@ -53,7 +53,7 @@ def least_excess(
 
     least = Best(excess, effort.gap)
     pricing = Pricing(net.costless(), memory, least, possible, Labour(SHARE * effort.labour), soft=True)
-    for choice in (*starts, _thrifty(net, memory)):
+    for choice in (*starts, _thrifty(net, memory, effort, not windows)):
         pricing.add(choice)
     bound = _impossible(net, memory, least.seconds, STEPS if windows else FEW)
     if windows and not least.proven(bound):
@@ -61,14 +61,17 @@ def least_excess(
     return least, min(bound, least.seconds)
 
 
-def _thrifty(net: Network, memory: Memory) -> tuple[int, ...]:
-    """A choice of few bytes in all rows together."""
+def _thrifty(net: Network, memory: Memory, effort: Effort, quickly: bool) -> tuple[int, ...]:
+    """The choice of the fewest bytes in all rows together; quickly, one of few bytes."""
     most = sum(float(cost.max()) for cost in net.unary.values()) or 1.0
     price = np.full(memory.rows, DEAR * most / max(1.0, memory.limit) / max(1, memory.rows))
-    priced = simplify(net.priced(price), CELLS, dominance=False)
-    messages = Messages(priced)
-    messages.sweep()
-    return priced.lift(descend(priced, messages.round()))
+    if quickly:
+        messages = Messages(simplify(net.priced(price), CELLS, dominance=False))
+        messages.sweep()
+        return messages.net.lift(descend(messages.net, messages.round()))
+    best = Best(lambda choice: memory.scoring.seconds(choice) + float(price @ memory.used(choice)), effort.gap)
+    minimise(net.priced(price), best, effort)
+    return best.choice or net.lift(dict.fromkeys(net.unary, 0))
 
 
 def _impossible(net: Network, memory: Memory, most: float, steps: int) -> float:
