@@ -25,7 +25,7 @@ from jax.experimental.layout import Layout, with_layout_constraint
 
 from passes.way import Axes, Shard, Sizes, Step, Torus, steps
 
-TILE = (8, 128)
+TILE, WORD = (8, 128), 4
 SMALL = 1 << 21
 """Bytes of a sum that are laid out anew sooner than a weight. Reshapes before a scatter would climb to the matmul that
 made it, which then cannot read its weight from the stack of a scan: it is copied first. They do not pass a barrier."""
@@ -84,7 +84,7 @@ def _slice(x: jax.Array, step: Step, sizes: Sizes) -> jax.Array:
 def _reduce_scatter(x: jax.Array, step: Step, sizes: Sizes) -> jax.Array:
     if step.how == "sum":
         ways = devices(step.axes, sizes)
-        if _whole_rows(x.shape, step.dim, ways):
+        if _whole_rows(x, step.dim, ways):
             return lax.psum_scatter(_major(x, 0), step.axes, scatter_dimension=step.dim, tiled=True)
         if step.dim and _short([n for d, n in enumerate(x.shape) if d != step.dim]):
             front = _reduce_scatter(jnp.moveaxis(x, step.dim, 0), replace(step, dim=0), sizes)
@@ -97,9 +97,13 @@ def _reduce_scatter(x: jax.Array, step: Step, sizes: Sizes) -> jax.Array:
     return _slice(_all_reduce(x, step, sizes), step, sizes)
 
 
-def _whole_rows(shape: Sequence[int], dim: int, ways: int) -> bool:
-    """Whether what is scattered are rows behind other dims, of which each shard has whole tiles: it goes as it lies."""
-    return dim == len(shape) - 2 and prod(shape[:dim]) > 1 and not shape[dim] // ways % TILE[0]
+def _whole_rows(x: jax.Array, dim: int, ways: int) -> bool:
+    """Whether what is scattered are rows behind other dims, of which each shard has whole tiles: it goes as it lies.
+
+    Of narrow numbers as many rows more as share a word.
+    """
+    rows = TILE[0] * max(1, WORD // x.dtype.itemsize)
+    return dim == x.ndim - 2 and prod(x.shape[:dim]) > 1 and not x.shape[dim] // ways % rows
 
 
 def _short(rest: Sequence[int]) -> bool:

@@ -139,13 +139,16 @@ def primitives(fun, x):
     return [(jaxpr.primitive_name(eqn), eqn.params) for _, eqn in jaxpr.walk(jax.make_jaxpr(fun)(x))]
 
 
-@pytest.mark.parametrize(("shape", "natively"), [((4, 64, 128), True), ((1, 64, 128), False), ((4, 16, 128), False)])
-def test_rows_behind_other_dims_are_scattered_as_they_lie_where_each_shard_has_whole_tiles(shape, natively):
+BEHIND = [((4, 64, 128), 4, True), ((1, 64, 128), 4, False), ((4, 16, 128), 4, False)]
+
+
+@pytest.mark.parametrize(("shape", "size", "natively"), [*BEHIND, ((4, 32, 128), 2, False), ((4, 64, 128), 2, True)])
+def test_rows_behind_other_dims_are_scattered_as_they_lie_where_each_shard_has_whole_tiles(shape, size, natively):
     whole, rows = Shard(((), (), ()), frozenset("xy")), Shard(((), ("x", "y"), ()))
     moved = jax.shard_map(
         lambda x: move(x, whole, rows, SIZES), mesh=MESH, in_specs=PartitionSpec(), out_specs=rows.spec, check_vma=False
     )
-    x = np.random.default_rng(0).integers(-4, 5, shape).astype(np.float32)
+    x = np.random.default_rng(0).integers(-4, 5, shape).astype(np.float32 if size == 4 else np.float16)
     np.testing.assert_array_equal(np.asarray(jax.jit(moved)(x)), 4 * x)
     scattered = [params["scatter_dimension"] for name, params in primitives(moved, x) if name == "reduce_scatter"]
     assert (scattered == [1]) == natively
