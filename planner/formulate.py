@@ -289,7 +289,7 @@ def _worked(
 
     Places cost nothing but what their edges cost.
     """
-    operands = operand_avals(graph, held.stored, held.widened, held.cut, held.beside)
+    operands = operand_avals(graph, held.stored, held.widened, held.cut, held.beside, held.again)
     known: dict[object, tuple[Strategies, Array]] = {}
 
     def work(n: int, node: Node, s: Strategies) -> tuple[Strategies, Array]:
@@ -350,7 +350,7 @@ def _worthwhile(s: Strategies, worth: float, seconds: Array, apart: Array) -> tu
 def _usages(graph: Graph, strategies: Sequence[Strategies], held: Buffers, chip: Chip) -> tuple[Array, ...]:
     """Bytes that each node's results hold, and a ring's chunks; an open sum with a place of its own is held there."""
     placed = {e.source for e in graph.edges if graph.nodes[e.target].role == "value"}
-    operands = operand_avals(graph, held.stored, held.widened, held.cut, held.beside)
+    operands = operand_avals(graph, held.stored, held.widened, held.cut, held.beside, held.again)
     known: dict[object, Array] = {}
 
     def usage(n: int, node: Node, s: Strategies) -> Array:

@@ -7,10 +7,11 @@ a stack, as of a KV cache, where it lies. Live sets follow from program order; o
 
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from planner.again import again
 from planner.diamonds import diamonds
 from planner.graph import Edge, Graph, Node, Port
 from planner.handover import Handovers, handovers
@@ -33,6 +34,7 @@ class Buffers:
         handed: Edges along which a buffer is handed over: where layouts differ, the source's bytes count as well.
         copied: Edges whose value is copied in any case.
         beside: Nodes that read a value where it is written.
+        again: Operands that are read again, with the bytes of an element (`planner.again`).
     """
 
     stored: frozenset[Port]
@@ -42,6 +44,7 @@ class Buffers:
     handed: frozenset[int] = frozenset()
     copied: frozenset[int] = frozenset()
     beside: frozenset[int] = frozenset()
+    again: Mapping[tuple[int, int], int] = field(default_factory=dict)
 
 
 BORDER = ("slice", "const", "carry")
@@ -66,7 +69,8 @@ def buffers(graph: Graph) -> Buffers:
     shared = handovers(graph, reads)
     intervals = [*_held(graph, stored, shared), *_copies(graph, reads, stored, shared)]
     handed, copied = frozenset(shared.edges), frozenset(shared.copied) - frozenset(shared.edges)
-    return Buffers(stored, _maximal(graph, intervals), widened, cut, handed, copied, found.beside)
+    more = again(graph, stored, found.beside)
+    return Buffers(stored, _maximal(graph, intervals), widened, cut, handed, copied, found.beside, more)
 
 
 def _stored(graph: Graph, node: Node, readers: Sequence[Edge]) -> bool:

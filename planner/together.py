@@ -5,7 +5,7 @@ the nodes around it choose again, among all strategies that can pay and all orde
 tables. All other nodes keep their strategies, in any order. What can pay, message passing tells.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -22,8 +22,10 @@ SLACK = 3e-3
 """Share of the limit that a node may hold more."""
 SHARES = (1 / 512, 1 / 64, 1 / 8, 1.0)
 """What choices may take more than the best sets of axes, as shares of what its permutes take: few can pay first."""
-PLACES, EACH, WHOLE = 20_000, 8, 2_000
+PLACES, EACH, WHOLE = 20_000, 8, 3_000
 """Most strategies times orders to choose among in all, or for each node, whichever are more; of a whole program."""
+WIDER = 1.25
+"""Times as many at least, for a step of its own."""
 
 
 def together(formulation: Formulation, made: Ready, solution: Solution, ordered: Ordered, model: CostModel) -> Solution:
@@ -42,40 +44,44 @@ def together(formulation: Formulation, made: Ready, solution: Solution, ordered:
     choice, whole = solution.choice, made.alike is None
     if whole:
         least = floors(made, {}, solution.price)
-        best, bound = _again(formulation, solution, ordered, model, least, WHOLE, SHARES[-1:])
+        best, bound = _again(formulation, solution, ordered, model, least, WHOLE)
         if best:
             return replace(solution, choice=best, bound=max(bound, solution.bound))
     for near in NEAR:
         masks = _masks(formulation.problem, choice, _around(formulation, ordered.permutes, near))
         size = max(PLACES, EACH * len(choice))
-        best, _ = _again(formulation, solution, ordered, model, floors(made, masks), size, SHARES)
+        best, _ = _again(formulation, solution, ordered, model, floors(made, masks), size)
         if best:
             return replace(solution, choice=best)
     return solution
 
 
 def _again(
-    formulation: Formulation,
-    solution: Solution,
-    ordered: Ordered,
-    model: CostModel,
-    least: Sequence[Array],
-    size: int,
-    shares: Sequence[float],
+    formulation: Formulation, solution: Solution, ordered: Ordered, model: CostModel, least: Sequence[Array], size: int
 ) -> tuple[tuple[int, ...], float]:
     """The best choice by these floors, if it is among few enough, and a bound on all choices that the floors know."""
     seconds, best, bound = evaluate(formulation.problem, solution.choice), (), -np.inf
-    for share in shares:
-        value = seconds + share * ordered.seconds
-        domains = _domains(formulation, solution.choice, least, value)
-        if sum(map(len, domains)) > size:
-            break
+    for value, domains in _widening(formulation, solution.choice, least, seconds, ordered.seconds, size):
         start = tuple(d.index((solution.choice[n], ordered.orders[n])) for n, d in enumerate(domains))
         found = solve(_joint(formulation, domains, model), starts=[start], free=False)
         best, bound = tuple(domain[i][0] for domain, i in zip(domains, found.choice)), min(value, found.bound)
         if found.seconds <= value:
             break
     return best, bound
+
+
+def _widening(
+    formulation: Formulation, choice: Sequence[int], least: Sequence[Array], seconds: float, permutes: float, size: int
+) -> Iterator[tuple[float, list[list[Placed]]]]:
+    """What can pay, further and further above the best sets of axes; steps that hardly add anything are left out."""
+    values = [seconds + share * permutes for share in SHARES]
+    every = [(value, _domains(formulation, choice, least, value)) for value in values]
+    sizes = [sum(map(len, domains)) for _, domains in every]
+    for i, found in enumerate(every):
+        if sizes[i] > size:
+            return
+        if i + 1 == len(every) or sizes[i + 1] > min(size, WIDER * sizes[i]):
+            yield found
 
 
 def _domains(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 
@@ -139,12 +140,14 @@ def operand_avals(
     widened: frozenset[int] = frozenset(),
     cut: frozenset[int] = frozenset(),
     beside: frozenset[int] = frozenset(),
+    again: Mapping[tuple[int, int], int] = MappingProxyType({}),
 ) -> Mapping[int, Mapping[int, tuple[Aval, bool]]]:
     """For each node, for each operand, its aval and whether it lies in HBM.
 
     The operand of a matmul that is `widened` (see `planner.liveness`) has the dtype that is multiplied, and the bytes
     per element of the stored value that is read; nothing is read before. Of what is `cut`, likewise, the slice is read.
-    What is computed `beside` the value that it reads reads nothing.
+    What is computed `beside` the value that it reads reads nothing. What is read `again` (see `planner.again`) is read
+    with those bytes per element.
     """
     read = _itemsizes(graph, widened)
     found: dict[int, dict[int, tuple[Aval, bool]]] = {n: {} for n in range(len(graph.nodes))}
@@ -152,6 +155,8 @@ def operand_avals(
         aval, held = graph.aval(edge.source), edge.source in stored or edge.source.node in cut
         if edge.source.node in read:
             aval, held = replace(aval, itemsize=read[edge.source.node]), True
+        if (place := (edge.target, edge.operand)) in again:
+            aval, held = replace(aval, itemsize=again[place]), True
         found[edge.target][edge.operand] = (aval, held and edge.target not in widened | cut | beside)
     return found
 
