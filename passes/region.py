@@ -40,12 +40,14 @@ class Local:
             lies for its readers.
         params: Params of the primitive on a shard; None where the result is the operand.
         instead: What stands in for the primitive, such as a ring.
+        shared: For each operand a layout that is made first, as several read it; None where there is none.
     """
 
     operands: tuple[Shard | None, ...]
     results: tuple[tuple[Shard, ...], ...]
     params: Mapping[str, Any] | None
     instead: Callable[..., Any] | None = None
+    shared: tuple[Shard | None, ...] = ()
 
     def on(self, eqn: Any, operands: Sequence[Any]) -> Sequence[Any]:
         """The results for a device's operands."""
@@ -127,6 +129,8 @@ class _Values:
     def compute(self, eqn: Any, how: Local) -> None:
         """One equation on its shards; it and the moves around it lead to its line."""
         with user_context(eqn.source_info.traceback, name_stack=eqn.source_info.name_stack):
+            for v, shard in zip(eqn.invars, how.shared):
+                _ = shard and self.get(v, shard)
             operands = [v.val if shard is None else self.get(v, shard) for v, shard in zip(eqn.invars, how.operands)]
             results = how.on(eqn, operands)
             for v, x, way in zip(eqn.outvars, results, how.results):

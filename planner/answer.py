@@ -154,8 +154,10 @@ def _operand_pin(answer: Answer, n: int, i: int) -> Chain:
     wanted = answer.operand_spec(edge)
     if answer.open_axes(edge.source):
         return _closing(answer, edge.source, wanted)
-    moved = wanted != answer.spec(edge.source) or answer.formulation.graph.nodes[edge.source.node].role in PLACES
-    return (wanted,) if moved else ()
+    shown, role = answer.spec(edge.source), answer.formulation.graph.nodes[edge.source.node].role
+    if wanted != shown and role == "copy":
+        return (shown, wanted)  # what several share is made for all of them
+    return (wanted,) if wanted != shown or role in PLACES else ()
 
 
 def _result_pin(answer: Answer, port: Port) -> Chain:

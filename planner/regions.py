@@ -277,7 +277,8 @@ class _Run:
         return all(any(shard.open <= have.open for have in self.known.get(v, ())) for v, shard in wanted)
 
     def add(self, eqn: Any, local: Local) -> None:
-        for v, shard in zip(eqn.invars, local.operands):
+        local = replace(local, shared=tuple(self.shared(eqn)))
+        for v, shard in [*zip(eqn.invars, local.shared), *zip(eqn.invars, local.operands)]:
             if shard is not None:
                 self.read(v, shard)
         for v, way in zip(eqn.outvars, local.results):
@@ -285,6 +286,13 @@ class _Run:
             self.moves += sum(_collectives(*pair) for pair in pairwise(way)) + (local.instead is not None)
         self.equations.append(local)
         self.stop += 1
+
+    def shared(self, eqn: Any) -> Iterator[Shard | None]:
+        """The layouts of copies that several share, by operand: the first of two pins, but of an open sum."""
+        operation = self.body.operations.get((*self.body.path, self.stop))
+        for v, chain in zip(eqn.invars, operation.operands if operation else ()):
+            some = len(chain) > 1 and not any(shard.open for shard in self.known.get(v, ()))
+            yield Shard(chain[0]) if some else None
 
     def read(self, v: Any, shard: Shard) -> None:
         if v not in self.known:
