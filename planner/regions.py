@@ -291,9 +291,9 @@ class _Run:
         """The layouts of copies that several share, by operand: the first of two pins, but of an open sum."""
         operation = self.body.operations.get((*self.body.path, self.stop))
         for v, chain in zip(eqn.invars, operation.operands if operation else ()):
-            first, last = chain[:1], chain[1:]
-            some = first and last and not any(shard.open for shard in self.known.get(v, ()))
-            yield Shard(*first) if some else None
+            pins = [Shard(spec) for spec in chain]
+            some = len(pins) > 1 and not any(shard.open for shard in self.known.get(v, ()))
+            yield pins[0] if some else None
 
     def read(self, v: Any, shard: Shard) -> None:
         if v not in self.known:
