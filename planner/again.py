@@ -46,7 +46,7 @@ class _Again:
         mine, sums = self.chain(n)
         shared = {s: mine & self.chain(s)[0] for s in sums}
         self.ranks[n] = max((1 + self.ranks.get(s, 0) for s, both in shared.items() if both), default=0)
-        found = [e for both in shared.values() for m in both for e in self.into[m] if e.source in self.stored]
+        found = [e for both in shared.values() for m in both for e in self.into.get(m, ()) if e.source in self.stored]
         if not found or not self.ranks[n]:
             return
         source = max((e.source for e in found), key=lambda port: self.graph.aval(port).elements)
