@@ -365,18 +365,15 @@ def test_decode_of_palm_540b_loads_half_the_weights():
 
 
 def test_prefill_of_palm_540b_gathers_int8_and_computes_in_bf16():
-    """Where nothing overlaps: a ring sends what it multiplies, which is bf16. Parts are of axes of four devices each.
-
-    Half the bytes are cheap enough to be gathered from all devices where bf16 is gathered from sixteen.
-    """
+    """Where nothing overlaps: a ring sends what it multiplies, which is bf16."""
     wide, narrow = plans(*palm.prefill_540b_b512(), cost_model=apart(abstract_mesh(4, 4, 4), "tpu-v4"))
     elements = (18432 * 64 * 256, 18432 * 73728)  # of attention's weights and of the MLP's
-    for plan, itemsize, parts in ((wide, 2, 4), (narrow, 1, 1)):
+    for plan, itemsize in ((wide, 2), (narrow, 1)):
         gathered: dict[str, float] = {}
         for c in plan.collectives:
             if c.value == "slice loop input" and c.nbytes > 1e8:
                 gathered[c.source] = max(c.nbytes, gathered.get(c.source, 0.0))
-        assert {*gathered.values()} == {itemsize * n / parts for n in elements} and len(gathered) == 5
+        assert {*gathered.values()} == {itemsize * n for n in elements} and len(gathered) == 5
     large = [[seconds for seconds, flops in scanned(p) if flops > 1e14] for p in (wide, narrow)]
     assert large[0] == pytest.approx(large[1], rel=0.01) and len(large[0]) >= 5  # int8 would take half
 
