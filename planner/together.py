@@ -24,7 +24,7 @@ SHARES = (1 / 512, 1 / 64, 1 / 8, 1.0)
 """What choices may take more than the best sets of axes, as shares of what its permutes take: few can pay first."""
 PLACES, EACH, WHOLE = 20_000, 8, 3_000
 """Most strategies times orders to choose among in all, or for each node, whichever are more; of a whole program."""
-WIDER = 1.25
+WIDER = 2.0
 """Times as many at least, for a step of its own."""
 
 
