@@ -288,12 +288,15 @@ class _Run:
         self.stop += 1
 
     def shared(self, eqn: Any) -> Iterator[Shard | None]:
-        """The layouts of copies that several share, by operand: the first of two pins, but of an open sum."""
+        """The layouts of copies that several share, by operand: the first of two pins.
+
+        Not of an open sum, and not of what is there already as the second one has it.
+        """
         operation = self.body.operations.get((*self.body.path, self.stop))
         for v, chain in zip(eqn.invars, operation.operands if operation else ()):
             pins = [Shard(spec) for spec in chain]
-            some = len(pins) > 1 and not any(shard.open for shard in self.known.get(v, ()))
-            yield pins[0] if some else None
+            have = self.known.get(v, [self.body.known.get(v)]) if len(pins) > 1 else pins
+            yield pins[0] if pins[1:] and pins[1] not in have and not any(s and s.open for s in have) else None
 
     def read(self, v: Any, shard: Shard) -> None:
         if v not in self.known:

@@ -49,6 +49,8 @@ def assert_equivalent(
 ) -> None:
     """Asserts that `fun` planned for a mesh gives what it gives under plain `jax.jit`: floats to `atol + rtol·|plain|`.
 
+    Integers and booleans must be equal.
+
     Args:
         fun: The function.
         *args: Its arguments, concrete. They stay alive also where the options donate them.
