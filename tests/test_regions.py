@@ -136,6 +136,20 @@ def test_a_region_written_by_hand():
     close(jax.jit(jaxpr.as_fun(changed))(X, W)[0], np.tanh(X @ W))
 
 
+@pytest.mark.parametrize("shared, gathers", [(False, 2), (True, 1)])
+def test_a_copy_that_several_read_is_gathered_once(shared, gathers):
+    """The first reader wants some rows of it, which it would gather by itself."""
+    on = mesh(2, 4)
+    closed = jax.make_jaxpr(lambda x: (jnp.tanh(x), jnp.sin(x)))(X)
+    whole, rows, columns = Shard(((), ())), Shard((("y",), ())), Shard(((), ("x",)))
+    tanh = Local((rows,), ((rows,),), closed.eqns[0].params, shared=(whole,) if shared else ())
+    sin = Local((whole,), ((whole,),), closed.eqns[1].params)
+    changed = constrain(closed, {}, on, regions={(0,): Region((tanh, sin), (columns,), (rows, whole))})
+    assert str(changed.jaxpr).count("all_gather[") == gathers
+    for result, plain in zip(jax.jit(jaxpr.as_fun(changed))(X), (np.tanh(X), np.sin(X)), strict=True):
+        close(result, plain)
+
+
 def test_state_that_is_kept_computes_the_same():
     """As if for a TPU, where a body's update lies as the argument does: [8, 16, 4] has 16 minor-most."""
     cache, row = np.arange(512.0, dtype=np.float32).reshape(8, 16, 4), np.ones((8, 1, 4), np.float32)
