@@ -16,7 +16,12 @@ BOOK = 'scaling-book, "tpus"'
 
 FITTED = (0.75, 0.65, 1.5e-6)
 """flops_share, hbm_share and overhead of TPUs: fitted on tpu-v4 by benchmarks/paper/calibrate.py, on the 540B bf16
-points of figure 1 in Pope et al. 2022, and taken for the other TPUs too. The CPU stands at its datasheet."""
+points of figure 1 in Pope et al. 2022. Other TPUs have the overhead of it, and where the TPU compiler knows them shares
+of their own (`ESTIMATED`). The CPU stands at its datasheet."""
+
+ESTIMATED = {"tpu-v5e": (0.8, 0.75), "tpu-v5p": (0.85, 0.6), "tpu-v6e": (0.6, 0.85)}
+"""flops_share and hbm_share fitted by benchmarks/rates.py on what libtpu 0.0.42 expects of ten matmuls. For tpu-v4 that
+would be 0.8 and 0.75."""
 
 FITTED_GPU = (0.69, 0.65, 1e-6)
 """The same of GPUs: by hand on ten matmuls of an H200 (benchmarks/gpu.py), and taken for the other GPUs too."""
@@ -36,7 +41,8 @@ def _tpu(
 ) -> Machine:
     flops = {"bfloat16": bf16, "float16": bf16, "int8": int8, "float32": bf16 / 4}
     free, ahead = USABLE[name] * GIB, AHEAD.get(name, 0.0)
-    chip = Chip(name, flops, hbm, bandwidth, (8, 128), mxu, *FITTED, reserved=hbm - free, ahead=ahead)
+    shares = *ESTIMATED.get(name, FITTED[:2]), FITTED[2]
+    chip = Chip(name, flops, hbm, bandwidth, (8, 128), mxu, *shares, reserved=hbm - free, ahead=ahead)
     return Machine(name, chip, fabric, source)
 
 
