@@ -40,6 +40,14 @@ def test_cases_part_the_choices_and_leave_the_parent_alone():
         assert all(x in parent.columns for x in child.columns)
 
 
+def test_an_impossible_choice_sets_no_price():
+    problem = knapsack()
+    found = pricing(replace(problem, cost=(np.array([np.inf, 0.0]), *problem.cost[1:])))
+    before = dict(found.columns)
+    found.mend((0,) * 5, dict.fromkeys(range(5), 0), np.zeros(found.memory.rows))
+    assert found.columns == before
+
+
 def test_a_knapsack_is_proven():
     problem = knapsack()
     found = pricing(problem)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from problems import choices, tiny
 
 from planner.solve import Live, Problem, evaluate, peak, spans
-from planner.solve.fitting import fit, most
+from planner.solve.fitting import crowded, fit, most
 from planner.solve.memory import Memory
 from planner.solve.network import Impossible, network
 
@@ -51,3 +51,8 @@ def test_rows_that_can_still_run_over_stay():
 def test_nothing_fits():
     with pytest.raises(Impossible):
         fit(whole(weights(1)), 1.0)
+
+
+@pytest.mark.parametrize("limit, too_much", [(1, True), (7, False)])
+def test_says_whether_the_least_of_everything_is_too_much(limit, too_much):
+    assert crowded(whole(weights(limit)), limit) == too_much

@@ -116,6 +116,19 @@ def test_a_slice_reads_only_what_it_returns():
     assert found == 2 * 4 * 2 * 8
 
 
+@pytest.mark.parametrize("width, stored", [(128, 0), (64, 4 * 4 * (64 + 64 + 128))])
+def test_halves_of_whole_tiles_are_joined_on_the_fly(width, stored):
+    """Stored: both halves read, the result written."""
+
+    def turned(x):
+        y = jnp.sin(x)
+        return jnp.cos(jnp.concatenate([-y[:, width:], y[:, :width]], -1))
+
+    some = graph(turned, array(4, 2 * width))
+    (joined,) = named(some, "concatenate")
+    assert moved(some, joined, MeshShape(("x",), (2,)), [WHOLE]).tolist() == [stored]
+
+
 def test_a_slice_of_a_stack_is_read_by_the_matmul_where_it_lies():
     some = graph(lambda stack, x, i: x @ stack[i], array(10, 8, 16), array(4, 8), array(dtype=jnp.int32))
     mesh, (dot,) = MeshShape(("x",), (2,)), named(some, "dot_general")

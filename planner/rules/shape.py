@@ -1,7 +1,8 @@
 """Primitives that move elements but compute nothing: layouts, new dims, joins and padding.
 
 Where each element of the result is one element of one operand, the move is an index computation in the loop of a
-neighbour: fusible. A concatenation is not: compilers write its operands into one buffer.
+neighbour: fusible. A concatenation is so where its operands are whole tiles of its last dim, as in the rotation of heads
+of 256; else compilers write its operands into one buffer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,9 @@ from typing import Any
 from planner.rules.labels import Labels, Shapes, Whole, cut, labelled
 from planner.rules.registry import register
 from planner.rules.rule import Localise, Rule
+
+LANES = 128
+"""Elements of the last dim in a tile of a TPU."""
 
 
 def sized(param: str) -> Localise:
@@ -75,7 +79,8 @@ def concatenate(in_shapes: Shapes, out_shapes: Shapes, dimension: int, **_: Any)
     """The joined dim is whole in every operand and in the result."""
     dims = range(len(out_shapes[0]))
     rows = [[Whole(i, d) if d == dimension else d for d in dims] for i in [*range(len(in_shapes)), "result"]]
-    return moved(rows[:-1], rows[-1:], in_shapes, out_shapes, fusible=False)
+    aligned = dimension == len(dims) - 1 and all(shape[dimension] % LANES == 0 for shape in in_shapes)
+    return moved(rows[:-1], rows[-1:], in_shapes, out_shapes, fusible=aligned)
 
 
 @register("stack")
