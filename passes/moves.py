@@ -124,9 +124,12 @@ def _planes(x: jax.Array, axes: Axes, ways: int) -> jax.Array:
 
 
 def _scattered(x: jax.Array, axes: Axes, dim: int, ways: int) -> jax.Array:
-    """A reduce_scatter of what lies in memory with the scattered dim, or the number of the shard, major-most."""
-    whole_tiles = x.shape[dim] // ways % TILE[1] == 0
-    if dim == x.ndim - 1 and dim and (whole_tiles or x.ndim > 2):
+    """A reduce_scatter of what lies in memory with the scattered dim, or the number of the shard, major-most.
+
+    A matrix whose narrow shards fill whole tiles column by column is left to the compiler, which lays it so.
+    """
+    narrow, transposed = x.shape[dim] // ways % TILE[1], x.ndim == 2 and x.shape[0] % TILE[1] == 0
+    if dim == x.ndim - 1 and dim and not (narrow and transposed):
         parts = _held(x).reshape(*x.shape[:dim], ways, x.shape[dim] // ways)
         return lax.psum_scatter(_major(parts, dim), axes, scatter_dimension=dim, tiled=False)
     wide = _major(x, dim) if dim < x.ndim - 1 else x

@@ -154,6 +154,18 @@ def test_rows_behind_other_dims_are_scattered_as_they_lie_where_each_shard_has_w
     assert (scattered == [1]) == natively
 
 
+@pytest.mark.parametrize(("shape", "tiled"), [((64, 768), False), ((64, 1024), False), ((512, 768), True)])
+def test_a_matrix_goes_in_parts_unless_its_narrow_shards_fill_tiles_column_by_column(shape, tiled):
+    """Where neither rows nor columns do, a TPU compiler makes a tiled scatter an all_reduce."""
+    whole, columns = Shard(((), ()), frozenset("xy")), Shard(((), ("x", "y")))
+    moved = jax.shard_map(
+        lambda x: move(x, whole, columns, SIZES), mesh=MESH, in_specs=PartitionSpec(), out_specs=columns.spec
+    )
+    x = np.random.default_rng(0).integers(-4, 5, shape).astype(np.float32)
+    np.testing.assert_array_equal(np.asarray(jax.jit(moved)(x)), 4 * x)
+    assert [params["tiled"] for name, params in primitives(moved, x) if name == "reduce_scatter"] == [tiled]
+
+
 @pytest.mark.parametrize(("source", "goal"), [(1, 2), (2, 1), (0, 2)])
 def test_what_is_exchanged_lies_in_parts_one_behind_the_other(source, goal):
     """Between dims that stay where they are, a TPU compiler lays all out anew several times."""
