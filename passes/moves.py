@@ -124,16 +124,19 @@ def _planes(x: jax.Array, axes: Axes, ways: int) -> jax.Array:
 
 
 def _scattered(x: jax.Array, axes: Axes, dim: int, ways: int) -> jax.Array:
-    """A reduce_scatter of what lies in memory with the scattered dim, or the number of the shard, major-most.
-
-    A matrix whose narrow shards fill whole tiles column by column is left to the compiler, which lays it so.
-    """
-    narrow, transposed = x.shape[dim] // ways % TILE[1], x.ndim == 2 and x.shape[0] % TILE[1] == 0
-    if dim == x.ndim - 1 and dim and not (narrow and transposed):
+    """A reduce_scatter of what lies in memory with the scattered dim, or the number of the shard, major-most."""
+    if dim == x.ndim - 1 and dim and not _by_columns(x.shape, ways):
         parts = _held(x).reshape(*x.shape[:dim], ways, x.shape[dim] // ways)
         return lax.psum_scatter(_major(parts, dim), axes, scatter_dimension=dim, tiled=False)
     wide = _major(x, dim) if dim < x.ndim - 1 else x
     return lax.psum_scatter(wide, axes, scatter_dimension=dim, tiled=True)
+
+
+def _by_columns(shape: Sequence[int], ways: int) -> bool:
+    """Whether a compiler has a matrix lie column by column, as that pads its narrow shards less: then it is no move."""
+    part = shape[-1] // ways
+    whole = shape[0] % TILE[1] == 0 or (part < shape[0] and part % (2 * TILE[0]) == 0)
+    return len(shape) == 2 and part % TILE[1] > 0 and whole
 
 
 def _major(x: jax.Array, dim: int) -> jax.Array:

@@ -154,7 +154,9 @@ def test_rows_behind_other_dims_are_scattered_as_they_lie_where_each_shard_has_w
     assert (scattered == [1]) == natively
 
 
-@pytest.mark.parametrize(("shape", "tiled"), [((64, 768), False), ((64, 1024), False), ((512, 768), True)])
+@pytest.mark.parametrize(
+    ("shape", "tiled"), [((64, 768), False), ((64, 1024), False), ((64, 128), True), ((512, 768), True)]
+)
 def test_a_matrix_goes_in_parts_unless_its_narrow_shards_fill_tiles_column_by_column(shape, tiled):
     """Where neither rows nor columns do, a TPU compiler makes a tiled scatter an all_reduce."""
     whole, columns = Shard(((), ()), frozenset("xy")), Shard(((), ("x", "y")))
