@@ -25,6 +25,8 @@ from planner.work import (
     local_flops,
     moved_bytes,
     operand_avals,
+    ring_steps,
+    summed_bytes,
     travelling_bytes,
 )
 
@@ -316,13 +318,10 @@ class _Local:
     chip: Chip
 
     def work(self, s: Strategies) -> Array:
-        """Seconds of one trip without its launch; of a ring as if it were one step."""
-        flops = local_flops(self.node.rule, s, self.chip)
-        return self.model.compute(flops, self.moved(_unringed(s)), compute_dtype(self.node, self.operands))
-
-    def moved(self, s: Strategies) -> Array:
-        """Bytes between HBM and the cores."""
-        return moved_bytes(self.node, self.operands, self.kept, s)
+        """Seconds of one trip without its launch; of a ring those of one step."""
+        steps, flops = ring_steps(s), local_flops(self.node.rule, s, self.chip)
+        nbytes = moved_bytes(self.node, self.operands, self.kept, s)
+        return self.model.compute(flops / steps, nbytes / steps, compute_dtype(self.node, self.operands))
 
 
 def _unringed(s: Strategies) -> Strategies:
@@ -337,9 +336,9 @@ def _seconds(local: _Local, s: Strategies) -> tuple[Array, Array]:
     if not ringed.any():
         return seconds + launch, seconds
     nbytes, mask = travelling_bytes(local.node, local.operands, s), np.where(ringed, s.rings[:, 2], 0)
-    again = np.maximum(local.moved(s) - local.moved(_unringed(s)), 0.0)
     apart = local.work(_unringed(s)) + launch + model.collective("all_gather", nbytes, mask)
-    return np.where(ringed, model.ring(seconds, again, nbytes, mask), seconds + launch), apart
+    ring = model.ring(seconds, summed_bytes(local.node, s), nbytes, mask)
+    return np.where(ringed, ring, seconds + launch), apart
 
 
 def _worthwhile(s: Strategies, worth: float, seconds: Array, apart: Array) -> tuple[Strategies, Array]:

@@ -83,24 +83,37 @@ def moved_bytes(
     total = np.zeros(len(strategies))
     for layouts, aval, place in reads + writes:
         elements = shard_elements(aval.shape, layouts, strategies.mesh).prod(1)
-        total += touched[place] * aval.itemsize * elements * _passes(strategies, place, aval)
+        total += touched[place] * aval.itemsize * elements * _passes(strategies, place)
     return total
 
 
-def _passes(strategies: Strategies, place: int, aval: Aval) -> Array:
-    """How often a ring moves what an operand or result shows, 1 without a ring: shape [k].
+def _passes(strategies: Strategies, place: int) -> Array:
+    """How often the products of a ring move what an operand or result shows, 1 without a ring: shape [k].
 
-    What travels passes once per step, and so does what has no chunks. A sum is read and written in every step but the
-    first: scattered in the result's dtype, gathered in the wider one that the matrix unit adds in.
+    What travels passes once per step, and so does an operand that has no chunks.
     """
     at, factor, _ = strategies.rings.T
     steps, rule = ring_steps(strategies), strategies.rule
-    dims = (*rule.operands, *rule.results)[place]
-    whole = ~np.isin(factor, [f for dim in dims for f in dim])
-    if place < len(rule.operands):
-        return np.where((at == place) | whole, steps, 1)
-    wider = max(1.0, SUM_BYTES / aval.itemsize)
-    return np.where(at == place, 2 * steps - 1, np.where(whole, (2 * steps - 1) * np.where(steps > 1, wider, 1), 1))
+    if place == len(rule.operands):
+        return np.where(at == place, steps, 1)
+    whole = ~np.isin(factor, [f for dim in rule.operands[place] for f in dim])
+    return np.where((at == place) | whole, steps, 1)
+
+
+def summed_bytes(node: Node, strategies: Strategies) -> Array:
+    """Bytes that the additions of a ring move beside its products: shape [k], 0 without a ring.
+
+    A sum that stays is read and written in every step but the first, as wide as the matrix unit adds. One that travels
+    is added to the product that it meets: two read and one written. As compiled (libtpu 0.0.42), the last addition
+    has three terms and the first two of each way are part of the product.
+    """
+    at, factor, _ = strategies.rings.T
+    steps, rule, aval = ring_steps(strategies), strategies.rule, node.avals[0]
+    elements = shard_elements(aval.shape, strategies.result(0), strategies.mesh).prod(1)
+    stays = (at < len(rule.operands)) & ~np.isin(factor, [f for dim in rule.results[0] for f in dim])
+    travels = np.where(at == len(rule.operands), np.maximum(3 * steps - 8, 3), 0)
+    passes = np.where(stays, 2 * (steps - 1) * max(SUM_BYTES, aval.itemsize), travels * aval.itemsize)
+    return np.where(steps > 1, passes, 0) * elements
 
 
 def travelling_bytes(node: Node, operands: Mapping[int, tuple[Aval, bool]], strategies: Strategies) -> Array:

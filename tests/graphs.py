@@ -51,8 +51,8 @@ def model(mesh: AbstractMesh, machine: Machine | str = PLAIN) -> Roofline:
 class Apart(Roofline):
     """A machine that never overlaps: no ring pays."""
 
-    def ring(self, work: Any, again: Any, nbytes: Any, mask: Any) -> Any:
-        return np.full(np.shape(work), np.inf)
+    def ring(self, product: Any, again: Any, nbytes: Any, mask: Any) -> Any:
+        return np.full(np.shape(product), np.inf)
 
 
 def apart(mesh: AbstractMesh, machine: Machine | str = PLAIN) -> Apart:

@@ -1,5 +1,6 @@
 """The integer program against costs written down by hand, over every choice of a small program."""
 
+from dataclasses import replace
 from itertools import product
 
 import jax.numpy as jnp
@@ -16,7 +17,8 @@ from planner.cost.hardware import Chip, Fabric, Machine
 from planner.errors import SpecConflictError
 from planner.formulate import formulate
 from planner.solve import evaluate, peak, solve
-from planner.strategy import NO_RING
+from planner.strategy import NO_RING, enumerate_strategies
+from planner.work import summed_bytes
 
 LINE = abstract_mesh(2)
 B, E, F = 16, 64, 32
@@ -288,18 +290,51 @@ def test_the_graph_is_kept():
     assert len(f.links) == len(f.graph.edges) == len(f.problem.edges)
 
 
-def test_a_ring_takes_turns_and_moves_its_sum_again():
-    """Four chunks of x go both ways; over a contracted dim the result is written four times and read three times."""
-    hardware, four = machine(flops=3e8, link=1e8), abstract_mesh(4)
+STEPS = 4
+X, V, Y, KEPT, SUMMED = 4 * 16 * 64, 4 * 64 * 32, 4 * 16 * 32, 0, 1
+"""Bytes of both operands and of the result, and the factors of x."""
+
+
+def ring_seconds(wraps, launch=0.0, **fast):
+    """For each ring of `x @ v` over an axis of four what it takes, and seconds of a chunk's hop per byte."""
+    hardware, four = machine(**fast), abstract_mesh(STEPS)
+    hardware = replace(
+        hardware, chip=replace(hardware.chip, overhead=launch), fabric=replace(hardware.fabric, wraps=wraps)
+    )
     f = formulated(lambda x, v: x @ v, array(16, 64), array(64, 32), mesh=four, machine=hardware)
     (dot,) = named(f.graph, "dot_general")
-    s = f.strategies[dot]
-    (link,) = hardware.links(four)
-    send = 4 * 16 * 64 / 4 / (link.bandwidth / 2) + 2 * link.hop  # a row, by every other one and back
-    for factor, again in ((1, 6 * 4 * 16 * 32 / 4), (0, 3 * 4 * 64 * 32 / 4)):
-        step = 2 * 16 * 64 * 32 / 4 / 4 / 3e8 + again / 4 / 1e9
-        found = [f.problem.cost[dot][i] for i in range(len(s)) if tuple(s.rings[i]) == (0, factor, 1)]
-        np.testing.assert_allclose(found, [4 * step + 2 * max(send - step, 0)], rtol=1e-3)
+    return {tuple(ring): cost for ring, cost in zip(f.strategies[dot].rings.tolist(), f.problem.cost[dot])}
+
+
+@pytest.mark.parametrize(("wraps", "reach", "waits"), [(0, 2, 3), (4, 1, 2)], ids=["a row", "closed"])
+def test_a_chunk_that_takes_longer_than_a_product_holds_up_the_next(wraps, reach, waits):
+    """On a row, walked by every other place and back, both ways take turns; closed, both have wires of their own."""
+    found = ring_seconds(wraps, launch=1e-6, flops=6e8)
+    step = 2 * 16 * 64 * 32 / STEPS / STEPS / 6e8 + 1e-6
+    send = X / STEPS / 1e8 + reach * 1e-7 + 1e-6
+    assert send > step
+    np.testing.assert_allclose(found[0, KEPT, 1], STEPS * step + waits * (send - step), rtol=1e-3)
+
+
+def test_a_product_of_a_ring_takes_as_long_as_its_flops_or_bytes():
+    """The weight is read in every step, unless its rows are in chunks: then the sum is read and written in three."""
+    flops = 2 * 16 * 64 * 32 / STEPS
+    found = ring_seconds(0, flops=3e8, link=4e8)
+    assert found[0, KEPT, 1] == pytest.approx(flops / 3e8, rel=1e-3)
+    assert found[0, SUMMED, 1] == pytest.approx(flops / 3e8 + 2 * 3 * Y / STEPS / 1e9, rel=1e-3)
+    found = ring_seconds(0, flops=1.5e9, link=4e8)
+    assert found[0, KEPT, 1] == pytest.approx((X + STEPS * V / STEPS + Y / STEPS) / 1e9, rel=1e-3)
+
+
+@pytest.mark.parametrize(("steps", "passes"), [(2, 3), (4, 4), (8, 16)])
+def test_sums_that_travel_are_added_apart(steps, passes):
+    f = formulated(lambda x, v: x @ v, array(16, 64), array(64, 32), mesh=abstract_mesh(steps))
+    (dot,) = named(f.graph, "dot_general")
+    every = enumerate_strategies(f.graph.nodes[dot].rule, f.mesh, rings=True)
+    found = summed_bytes(f.graph.nodes[dot], every)
+    scattered = every.rings[:, 0] == 2
+    assert scattered.any() and (found[scattered] == passes * Y / steps).all()
+    assert (found[every.rings[:, 0] == NO_RING] == 0).all()
 
 
 def test_rings_that_do_not_pay_are_no_strategies():

@@ -29,7 +29,8 @@ class Groups:
         latency: Seconds for the farthest hop.
         gather: Bytes/s of an all_gather or reduce_scatter alone.
         gather_latency: Seconds for the farthest hop of those.
-        ring: Bytes/s to each of both neighbours in a ring through all of them.
+        ring: Bytes/s to each of both neighbours at once in a ring through all of them.
+        ring_turns: To one neighbour alone it is so many times that.
         ring_hop: Seconds to the farthest neighbour.
         phases: Steps of each half of an all_reduce.
         gather_phases: Steps of an all_gather or reduce_scatter.
@@ -44,6 +45,7 @@ class Groups:
     gather: Array
     gather_latency: Array
     ring: Array
+    ring_turns: Array
     ring_hop: Array
     phases: Array
     gather_phases: Array
@@ -80,6 +82,7 @@ def groups(links: Sequence[Link]) -> Groups:
         fabric.gather_bandwidth,
         fabric.gather_latency,
         fabric.ring_bandwidth,
+        fabric.ring_turns,
         fabric.ring_hop,
         fabric.phases,
         fabric.gather_phases,

@@ -149,6 +149,12 @@ def ring_bandwidth(links: Sequence[Link]) -> float:
     return min((way / load for way, load in zip(ways, ring.loads)), default=inf)
 
 
+def ring_turns(links: Sequence[Link]) -> int:
+    """How many ways around that ring take turns on a wire: both where it walks a row, or goes through a switch."""
+    ring = _cycle(links)
+    return 2 if ring is None else max(ring.loads)
+
+
 def ring_hop(links: Sequence[Link]) -> float:
     """Seconds to the farthest neighbour in that ring."""
     ring = _cycle(links)

@@ -32,11 +32,11 @@ class CostModel(Protocol):
         """Seconds of a collective over the mesh axes in `mask`; `nbytes` as in `planner.cost.collectives`."""
         ...
 
-    def ring(self, work: Array, again: Array, nbytes: Array, mask: Array) -> Array:
+    def ring(self, product: Array, again: Array, nbytes: Array, mask: Array) -> Array:
         """Seconds of a matmul in as many steps as `mask` has devices, while `nbytes` go around them.
 
-        `work` is that of the matmul in one step, `again` the bytes that several steps move beyond it. Infinite where
-        there are no such loops.
+        `product` are the seconds of one step's product, `again` the bytes that sums of several steps move beside them.
+        Infinite where there are no such loops.
         """
         ...
 
@@ -72,15 +72,16 @@ class Roofline:
     def _again(self, nbytes: Array) -> Array:
         return 2 * nbytes / (self.chip.hbm_share * self.chip.hbm_bandwidth)
 
-    def ring(self, work: Array, again: Array, nbytes: Array, mask: Array) -> Array:
+    def ring(self, product: Array, again: Array, nbytes: Array, mask: Array) -> Array:
         """Seconds of a matmul as the loops of `passes.ring` run it.
 
-        Each of the `n` steps starts a product and a permute. Half of the chunks go each way, in turns: a chunk that
-        takes longer than the product beside it holds up the next one of its kind, n // 2 times. Wang et al. 2023.
-        What steps move again comes on top, at the memory's full rate: schedules compiled for a v4 cube take 0.6 to 0.9
-        of that at 32,768 tokens of PaLM 540B and 1.2 to 1.5 at 512.
+        Each of the `n` steps starts a product, and a permute beside it; half of the chunks go each way. A chunk that
+        takes longer than the product beside it holds up the next one of its kind, n // 2 times, as both ways have
+        wires of their own; where they take turns every chunk holds up the next. Wang et al. 2023. What sums move
+        comes on top, at the memory's full rate, as schedules compiled for v4, v5e and v5p have it.
         """
-        n = self.groups.size[mask]
-        step = (work + again / self.chip.hbm_bandwidth) / n + 2 * self.launch
-        send = nbytes / n / self.groups.ring[mask] + self.groups.ring_hop[mask] + self.launch
-        return n * step + n // 2 * np.maximum(send - step, 0.0)
+        n, turns = self.groups.size[mask], self.groups.ring_turns[mask]
+        step = product + self.launch
+        send = nbytes / n / (turns * self.groups.ring[mask]) + self.groups.ring_hop[mask] + self.launch
+        waits = np.where(turns > 1, n - 1, n // 2)
+        return n * step + waits * np.maximum(send - step, 0.0) + again / self.chip.hbm_bandwidth
