@@ -40,15 +40,16 @@ def _matmul_padding(rule: Rule, strategies: Strategies, mxu: int) -> Array:
     """A 4-wide shard of a 256-wide head costs as much as 128: contracted and output dims fill whole tiles.
 
     One of the two kept dims streams through it and is padded to sublanes only; a compiler streams the one that pads
-    less.
+    less, but never the columns that a ring cuts.
     """
     if mxu == 1:
         return np.ones(len(strategies))
     lhs, rhs = (_named(rule, i) for i in (0, 1))
     out = {f for dim in rule.results[0] for f in dim}
     m, n, k = (_product(strategies, f) for f in ((lhs - rhs) & out, (rhs - lhs) & out, (lhs & rhs) - out))
-    kept = np.minimum(_waste(m, mxu) * _waste(n, SUBLANE), _waste(m, SUBLANE) * _waste(n, mxu))
-    return kept * np.where(k > 1, _waste(k, mxu), 1.0)
+    rows, columns = _waste(m, SUBLANE) * _waste(n, mxu), _waste(m, mxu) * _waste(n, SUBLANE)
+    cut = np.isin(strategies.rings[:, 1], sorted((rhs - lhs) & out))
+    return np.where(cut, rows, np.minimum(rows, columns)) * np.where(k > 1, _waste(k, mxu), 1.0)
 
 
 def _named(rule: Rule, i: int) -> set[int]:
@@ -101,19 +102,19 @@ def _passes(strategies: Strategies, place: int) -> Array:
 
 
 def summed_bytes(node: Node, strategies: Strategies) -> Array:
-    """Bytes that the additions of a ring move beside its products: shape [k], 0 without a ring.
+    """Bytes that the additions of a ring move beside its products, as wide as the matrix unit adds: shape [k].
 
-    A sum that stays is read and written in every step but the first, as wide as the matrix unit adds. One that travels
-    is added to the product that it meets: two read and one written. As compiled (libtpu 0.0.42), the last addition
-    has three terms and the first two of each way are part of the product.
+    A sum that stays is read and written in every step but the first. One that travels is added to the product that it
+    meets: two read and one written. As compiled (libtpu 0.0.42), the last addition has three terms and four of the
+    products, if there are as many, have no addition of their own.
     """
     at, factor, _ = strategies.rings.T
     steps, rule, aval = ring_steps(strategies), strategies.rule, node.avals[0]
     elements = shard_elements(aval.shape, strategies.result(0), strategies.mesh).prod(1)
     stays = (at < len(rule.operands)) & ~np.isin(factor, [f for dim in rule.results[0] for f in dim])
     travels = np.where(at == len(rule.operands), np.maximum(3 * steps - 8, 3), 0)
-    passes = np.where(stays, 2 * (steps - 1) * max(SUM_BYTES, aval.itemsize), travels * aval.itemsize)
-    return np.where(steps > 1, passes, 0) * elements
+    passes = np.where(steps > 1, np.where(stays, 2 * (steps - 1), travels), 0)
+    return passes * elements * max(SUM_BYTES, aval.itemsize)
 
 
 def travelling_bytes(node: Node, operands: Mapping[int, tuple[Aval, bool]], strategies: Strategies) -> Array:

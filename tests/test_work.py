@@ -61,6 +61,16 @@ def test_of_two_narrow_kept_dims_one_fills_the_matrix_unit():
     assert flops(V4, matmul(4, 1024, 4), WHOLE) == 2 * 8 * 1024 * 128
 
 
+def test_columns_that_a_ring_cuts_do_not_stream():
+    """64 chunks of 96 columns take as many tiles as chunks of 128."""
+    rule = matmul(8192, 8192, 64 * 96)
+    every = enumerate_strategies(rule, LINE, rings=True)
+    scattered = every.keep((every.rings == (2, N, 1)).all(1) & (every.jobs == K).all(1))
+    assert local_flops(rule, scattered, V4).tolist() == [2 * 8192 * 8192 * 128]
+    rows = every.keep((every.rings == (2, M, 1)).all(1) & (every.jobs == K).all(1))
+    assert local_flops(rule, rows, V4).tolist() == [2 * 8192 * 8192 * 96]
+
+
 def test_a_matrix_unit_of_256_wants_more():
     v6e = PRESETS["tpu-v6e"].chip
     assert flops(v6e, matmul(1024, 256, 1024), K) == flops(v6e, matmul(1024, 256, 1024), WHOLE)
