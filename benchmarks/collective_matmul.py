@@ -8,7 +8,7 @@ how.
     default  sharding constraints
     hand     the collectives of the layouts by hand, one after the other
     ours     the plan; fused where it chose a ring
-    forced   the best of the loops of `passes.ring`, where the plan chose none
+    forced   the best of the loops of `passes.ring`, in the order that a plan would walk, where it chose none
 
 *gain* is against the better of off and default. What does not fit into memory is a dash.
 """
@@ -33,6 +33,7 @@ from passes import all_gather_matmul, matmul_reduce_scatter
 from planner import autoshard
 from planner.audit.schedule import Timer, timer_of
 from planner.audit.topology import has_libtpu, topology_mesh
+from planner.make import make_setting
 
 MATMUL = (((1,), (0,)), ((), ()))
 MODELS = {
@@ -98,10 +99,12 @@ def constrained(case: Case, mesh: Any, options: dict[str, Any] | None) -> Any:
 def by_force(case: Case, mesh: Any) -> Iterator[Callable[[], Any]]:
     """Compiled with a ring over every axis or pair of axes that has a collective, what is left by hand."""
     first, rest = mesh.axis_names[0], tuple(mesh.axis_names[1:])
-    loops: list[Callable] = [partial(_scattered, axis=(first,))]
+    order = make_setting(mesh, None, None).shape.ring
+    loops: list[Callable] = [partial(_scattered, axis=(first,), order=order((first,)))]
     if case.name in INTO_WIDTH:
-        rings = [partial(_scattered, axis=rest[:n], gather=first, scatter=rest[n:]) for n in range(1, len(rest) + 1)]
-        loops = [partial(_gathered, axis=first, scatter=rest), *rings]
+        parts = [(rest[:n], rest[n:]) for n in range(1, len(rest) + 1)]
+        rings = [partial(_scattered, axis=a, order=order(a), gather=first, scatter=s) for a, s in parts]
+        loops = [partial(_gathered, axis=first, order=order((first,)), scatter=rest), *rings]
     for loop in loops:
         yield partial(_mapped, loop, case, mesh)
 
@@ -123,16 +126,21 @@ def _mapped(matmul: Callable, case: Case, mesh: Any) -> Any:
     return jax.jit(jax.shard_map(matmul, mesh=mesh, **specs)).lower(*case.arguments(mesh)).compile()
 
 
-def _gathered(lhs: jax.Array, rhs: jax.Array, axis: str, scatter: tuple[str, ...]) -> jax.Array:
-    whole = all_gather_matmul(lhs, rhs, MATMUL, axis_name=axis, gather_dim=1)
+def _gathered(lhs: jax.Array, rhs: jax.Array, axis: str, order: Sequence[int], scatter: tuple[str, ...]) -> jax.Array:
+    whole = all_gather_matmul(lhs, rhs, MATMUL, axis_name=axis, gather_dim=1, order=order)
     return jax.lax.psum_scatter(whole, scatter, scatter_dimension=1, tiled=True)
 
 
 def _scattered(
-    lhs: jax.Array, rhs: jax.Array, axis: tuple[str, ...], gather: str | None = None, scatter: tuple[str, ...] = ()
+    lhs: jax.Array,
+    rhs: jax.Array,
+    axis: tuple[str, ...],
+    order: Sequence[int],
+    gather: str | None = None,
+    scatter: tuple[str, ...] = (),
 ) -> jax.Array:
     whole = jax.lax.all_gather(lhs, gather, axis=1, tiled=True) if gather else lhs
-    out = matmul_reduce_scatter(whole, rhs, MATMUL, axis_name=axis, scatter_dim=1)
+    out = matmul_reduce_scatter(whole, rhs, MATMUL, axis_name=axis, scatter_dim=1, order=order)
     return jax.lax.psum_scatter(out, scatter, scatter_dimension=1, tiled=True) if scatter else out
 
 
