@@ -196,3 +196,16 @@ def test_arrays_and_numbers_agree():
     masks, sizes = [0, 1, 2, 3], np.array([1.0, 2e6, 3e6, 4e6])
     for law in COLLECTIVES.values():
         assert law(sizes, table[np.array(masks)]).tolist() == [float(law(n, table[m])) for n, m in zip(sizes, masks)]
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "turns"), [("tpu-v4", 4, 1), ("tpu-v5e", 4, 2), ("tpu-v5e", 16, 1), ("h100", 8, 2)]
+)
+def test_both_ways_of_a_ring_take_turns_where_they_share_wires(name, size, turns):
+    """A row is walked by every other place and back; what closes, each way over its own wires."""
+    assert machine(name, size).ring_turns.tolist()[1] == turns
+
+
+def test_a_ring_to_one_neighbour_alone_has_all_of_a_wire():
+    row, closed = machine("tpu-v5e", 4), machine("tpu-v5e", 16)
+    assert (row.ring * row.ring_turns)[1] == (closed.ring * closed.ring_turns)[1] == pytest.approx(W)
