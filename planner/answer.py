@@ -12,7 +12,8 @@ from planner.cost.model import CostModel
 from planner.formulate import Formulation
 from planner.graph import Edge, Node, Port
 from planner.notation import Notation
-from planner.order import RING, Ordered, Placed, dim_axes, ends, moves, operand_axes, result_axes
+from planner.order import RING, Ordered, Placed, dim_axes, ends, operand_axes, result_axes
+from planner.permutes import moves
 from planner.plan import Body, Chain, Collective, Holder, Operation, Ring, Spec
 from planner.solve.problem import held
 from planner.strategy import open_job
@@ -55,7 +56,7 @@ class Answer:
         return self._once(("notation", self.alike(n)), lambda: self.letters.operation(node, order, opened))
 
     def way(self, edge: Edge) -> tuple[tuple[str, tuple[str, ...], float], ...]:
-        """The collectives on an edge: kind, axes, and parts of the value, as in `planner.order.moves`."""
+        """The collectives on an edge: kind, axes, and parts of the value, as in `planner.permutes.moves`."""
         key = ("way", edge.source.result, edge.operand, self.alike(edge.source.node), self.alike(edge.target))
         f, a, b = self.formulation, self.placed(edge.source.node), self.placed(edge.target)
         return self._once(key, lambda: moves(*ends(f, edge, a, b), f.mesh))

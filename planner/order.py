@@ -7,18 +7,18 @@ that two or more axes split, so that the permutes cost least: the same kind of p
 node.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
 from itertools import permutations, product
 
 import numpy as np
 
-from passes.way import Shard, steps
+from passes.way import Shard
 from planner.cost.model import CostModel
 from planner.formulate import Formulation
 from planner.graph import Edge, Node
-from planner.sharding import MeshShape, names_of
+from planner.permutes import Permute, Permutes
+from planner.sharding import names_of
 from planner.solve import Problem, evaluate, ready, solve
 from planner.solve import problem as integer
 from planner.strategy import Ring
@@ -29,21 +29,6 @@ Order = Mapping[int, tuple[str, ...]]
 Placed = tuple[int, Order]
 """A strategy of a node, and the order of its axes."""
 RING = -1
-GROWTH = {"slice": 1, "reduce_scatter": 1, "all_gather": -1, "all_to_all": 0, "all_reduce": 0, "permute": 0}
-"""Whether a move leaves each device a part of what it had, or as many times more."""
-
-
-@dataclass(frozen=True)
-class Permute:
-    """A dim of an edge whose axes must change places: seconds are for one trip, `mask` are the axes."""
-
-    mask: int
-    nbytes: float
-    seconds: float
-
-
-Prices = Callable[[Shard, Shard, float], list[Permute]]
-"""The permutes of so many bytes from one place to another."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +48,11 @@ def order_axes(formulation: Formulation, choice: Sequence[int], model: CostModel
     cost = tuple(free[id(domain)] for domain in domains)
     made = ready(Problem(cost, edges, cost))
     picked = solve(made, free=not made.large).choice
-    placed, prices = [domain[i] for domain, i in zip(domains, picked)], _prices(formulation.mesh, model)
+    placed, prices = [domain[i] for domain, i in zip(domains, picked)], Permutes(formulation.mesh, model)
     dear = [i for i, e in enumerate(edges) if e.cost[e.row[picked[e.u]], e.col[picked[e.v]]] > 0]
     some = {i: formulation.graph.edges[i] for i in dear}
     way = {i: ends(formulation, e, placed[e.source.node], placed[e.target]) for i, e in some.items()}
-    permutes = {i: tuple(prices(*way[i], _nbytes(formulation, e))) for i, e in some.items()}
+    permutes = {i: prices.between(*way[i], _nbytes(formulation, e)) for i, e in some.items()}
     trips = {i: e.trips for i, e in some.items()}
     return Ordered(tuple(order for _, order in placed), permutes, evaluate(made.problem, picked), trips)
 
@@ -129,7 +114,7 @@ def permuting(
     formulation: Formulation, domains: Sequence[Sequence[Placed]], model: CostModel
 ) -> Iterator[integer.Edge]:
     """What permutes cost along each edge, all trips, for each of `placings` at its ends. Equal edges share tables."""
-    graph, known, prices = formulation.graph, {}, _prices(formulation.mesh, model)
+    graph, known, prices = formulation.graph, {}, Permutes(formulation.mesh, model)
     for edge in graph.edges:
         u, v = edge.source.node, edge.target
         key = (id(domains[u]), id(domains[v]), edge.source.result, edge.operand, graph.aval(edge.source), edge.trips)
@@ -144,14 +129,12 @@ def _table(
     edge: Edge,
     sources: Sequence[Placed],
     targets: Sequence[Placed],
-    prices: Prices,
+    prices: Permutes,
 ) -> tuple[Array, Array, Array]:
     """The row and column of each way to place the ends, and the seconds of each pair."""
     shards = [_have(formulation, edge, a) for a in sources], [_want(formulation, edge, b) for b in targets]
     (rows, row), (cols, col) = map(_distinct, shards)
-    nbytes = _nbytes(formulation, edge)
-    cost = np.array([[sum(p.seconds for p in prices(a, b, nbytes)) for b in cols] for a in rows])
-    return row, col, cost * edge.trips
+    return row, col, prices.table(rows, cols, _nbytes(formulation, edge)) * edge.trips
 
 
 def _nbytes(formulation: Formulation, edge: Edge) -> float:
@@ -180,35 +163,3 @@ def _want(formulation: Formulation, edge: Edge, placed: Placed) -> Shard:
 def ends(formulation: Formulation, edge: Edge, a: Placed, b: Placed) -> tuple[Shard, Shard]:
     """How a value lies where an edge begins, and how its target takes it."""
     return _have(formulation, edge, a), _want(formulation, edge, b)
-
-
-def _prices(mesh: MeshShape, model: CostModel) -> Prices:
-    """What moves from one place to another cannot do without, as `passes.moves` makes them; each worked out once."""
-
-    @cache
-    def needed(have: Shard, want: Shard) -> list[tuple[int, float]]:
-        return [(mesh.mask(axes), parts) for kind, axes, parts in moves(have, want, mesh) if kind == "permute"]
-
-    @cache
-    def price(mask: int, nbytes: float) -> Permute:
-        seconds = model.collective("permute", np.asarray(nbytes), np.asarray(mask))
-        return Permute(mask, nbytes, float(seconds))
-
-    def permutes(have: Shard, want: Shard, nbytes: float) -> list[Permute]:
-        return [price(mask, nbytes / parts) for mask, parts in needed(have, want)]
-
-    return permutes
-
-
-@lru_cache(maxsize=1 << 16)
-def moves(have: Shard, want: Shard, mesh: MeshShape) -> tuple[tuple[str, tuple[str, ...], float], ...]:
-    """The collectives on the way: kind, axes, and in how many parts the value is where a device holds most of it."""
-    if want.open - have.open:
-        return ()
-    parts = float(mesh.size[mesh.mask({axis for axes in have.dims for axis in axes})])
-    found = []
-    for step in steps(have, want, mesh.torus):
-        before, parts = parts, parts * float(mesh.size[mesh.mask(step.axes)]) ** GROWTH[step.kind]
-        if step.kind != "slice":
-            found.append((step.kind, step.axes, min(before, parts)))
-    return tuple(found)
