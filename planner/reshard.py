@@ -5,15 +5,15 @@ Slices first (they shrink what follows), then reduce_scatter, all_to_all, all_re
 some axes after the others where compilers would not do it at once (`passes.way.parts_of`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 
 from planner.sharding import MeshShape
 
 Array = np.ndarray
-REPLICATED = -1
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,23 +54,23 @@ class Reshard:
 
 def reshard(source: Array, target: Array, elements: float, mesh: MeshShape) -> Reshard:
     """Steps between layouts of an array of `elements`; `source` [p, ndim + 1] and `target` [q, ndim + 1]."""
-    ndim = source.shape[1] - 1
-    origin, goal = _places(source, mesh), _places(target, mesh)
-    a, b = origin[:, None, :], goal[None, :, :]
-    split_a, split_b, open_a, open_b = (a >= 0) & (a < ndim), (b >= 0) & (b < ndim), a == ndim, b == ndim
-    possible = ~(open_b & ~open_a).any(2)
-    exchanged, gathered = split_a & split_b & (a != b), split_a & (b == REPLICATED)
-    sliced = (a == REPLICATED) & split_b
-    early = sliced & ~_shares_dim(b, a, exchanged | gathered)
-    now = _parts(source, elements, mesh)[:, None] / mesh.size[_mask(early)]
-    dims = [(np.full(1, True), np.full(1, True))] if mesh.at_once else [(a == d, b == d) for d in range(ndim)]
+    *here, open_a = np.moveaxis(source[:, None], 2, 0)
+    *there, open_b = np.moveaxis(target[None], 2, 0)
+    had, comes = _union(here, 0 * open_a), _union(there, 0 * open_b)
+    both, lost = had & comes, ~(comes | open_b)
+    exchanged, gathered = both & ~_union([a & b for a, b in zip(here, there)], 0 * both), had & lost
+    sliced = comes & ~(had | open_a)
+    leaving = exchanged | gathered
+    early = _union([np.where(a & leaving, 0, sliced & b) for a, b in zip(here, there)], 0 * both)
+    now = _parts(source, elements, mesh)[:, None] / mesh.size[early]
+    dims = [(had, comes)] if mesh.at_once else list(zip(here, there))
     wanted = [
-        *(("reduce_scatter", part) for _, to in dims for part in _turns("reduce_scatter", open_a & split_b & to, mesh)),
-        ("all_to_all", _mask(exchanged)),
-        ("all_reduce", _mask(open_a & (b == REPLICATED))),
-        *(("all_gather", part) for at, _ in dims for part in _turns("all_gather", gathered & at, mesh)),
+        *(("reduce_scatter", part) for _, b in dims for part in _turns("reduce_scatter", open_a & b, mesh)),
+        ("all_to_all", exchanged),
+        ("all_reduce", open_a & lost),
+        *(("all_gather", part) for a, _ in dims for part in _turns("all_gather", a & gathered, mesh)),
     ]
-    return Reshard(possible, tuple(_moves(wanted, now, mesh)), _mask(sliced))
+    return Reshard((open_b & ~open_a) == 0, tuple(_moves(wanted, now, mesh)), sliced)
 
 
 def _moves(wanted: list[tuple[str, Array]], now: Array, mesh: MeshShape) -> Iterator[Move]:
@@ -86,25 +86,14 @@ def _moves(wanted: list[tuple[str, Array]], now: Array, mesh: MeshShape) -> Iter
 
 def _turns(kind: str, axes: Array, mesh: MeshShape) -> list[Array]:
     """The masks of the collectives that gather or scatter over a set of axes; gathers begin with the minor ones."""
-    parts = mesh.parts[kind][:, _mask(axes)]
-    return list(parts[::-1] if kind == "all_gather" else parts)
+    if not axes.any():
+        return []
+    parts = mesh.parts[kind]
+    return [part[axes] for part in (parts[::-1] if kind == "all_gather" else parts)]
 
 
-def _places(layouts: Array, mesh: MeshShape) -> Array:
-    """Where each mesh axis is used: the dim it splits, `ndim` when open, REPLICATED: int array [layouts, axes]."""
-    bits = 1 << np.arange(len(mesh.sizes))
-    used = (layouts[:, None, :] & bits[None, :, None]) > 0
-    return np.where(used.any(2), used.argmax(2), REPLICATED)
-
-
-def _shares_dim(goal: Array, origin: Array, leaving: Array) -> Array:
-    """Whether the dim that an axis comes to is one that another axis leaves: then its slice has to wait."""
-    axes = range(origin.shape[2])
-    return np.stack([((origin == goal[:, :, [i]]) & leaving).any(2) for i in axes], axis=2)
-
-
-def _mask(axes: Array) -> Array:
-    return (axes * (1 << np.arange(axes.shape[2]))).sum(2)
+def _union(masks: Sequence[Array], none: Array) -> Array:
+    return reduce(np.bitwise_or, masks, none)
 
 
 def _parts(source: Array, elements: float, mesh: MeshShape) -> Array:
