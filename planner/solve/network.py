@@ -69,11 +69,11 @@ class Network:
     def priced(self, price: Array) -> Network:
         """A copy without loads in which each byte in a row costs its price; the limit's worth comes back."""
         weight = self.weights(price)
-        unary = {n: _charged(cost, weight, self.loads[n].items()) for n, cost in self.unary.items()}
+        unary = {n: charged(cost, weight, self.loads[n].items()) for n, cost in self.unary.items()}
         near: dict[int, dict[int, Table]] = {u: {} for u in self.near}
         for u, v, table in self.pairs():
             if ids := self.cargo.get((u, v), ()):
-                cost = _charged(table.cost, weight, zip(ids, table.held))
+                cost = charged(table.cost, weight, zip(ids, table.held))
                 table = Table(table.row, table.col, cost) if cost is not table.cost else self.memo(_bare, table)
             near[u][v], near[v][u] = table, table.T
         constant = self.constant + float(self.still @ weight)
@@ -192,7 +192,7 @@ class Network:
         return {n: int(np.searchsorted(left, whole[n])) % len(left) for n, left in self.strategies.items()}
 
 
-def _charged(cost: Array, weight: Array, loads: Iterable[tuple[int, Array]]) -> Array:
+def charged(cost: Array, weight: Array, loads: Iterable[tuple[int, Array]]) -> Array:
     """A cost with what bytes cost; the very same array where they cost nothing, so that what is known of it serves."""
     prices = [weight[i] * held for i, held in loads if weight[i]]
     return cost + sum(prices) if prices else cost

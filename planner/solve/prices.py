@@ -137,9 +137,8 @@ class Pricing:
                 return
             step = max(float(price.max()), abs(self.seconds(whole)) / self.memory.limit)
             price = price + np.where(over, min(0.5, share * 2.0**i) * step, 0.0)
-            net = self.priced(price)
-            choice = descend(net, choice)
-            whole = net.lift(choice)
+            choice = descend(self.net, choice, self.net.weights(price))
+            whole = self.net.lift(choice)
             self.add(whole)
             self.labour.left -= 2 * size(self.net)
 
