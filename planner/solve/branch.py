@@ -97,8 +97,7 @@ def _parting(pricing: Pricing) -> tuple[int, float] | None:
 
 def _varying(net: Network) -> dict[int, tuple[float, float]]:
     """The least and the most bytes of each load that varies."""
-    held = sorted((i, float(b.min()), float(b.max())) for i, b in net.held())
-    return {i: (low, high) for i, low, high in held if low < high}
+    return {i: (low, high) for i, low, high in sorted(net.spans()) if low < high}
 
 
 def _case(pricing: Pricing, load: int, holds: Callable[[Array], Array]) -> Pricing | None:

@@ -82,7 +82,7 @@ def _impossible(net: Network, memory: Memory, most: float, steps: int) -> float:
             break
         middle = max((low + high) / 2, most * (1 - CLOSE * 4**step))  # mostly nothing is much thriftier
         try:
-            fit(net.copy(), memory.limit + middle)
+            fit(net.copy(), memory.limit + middle, dominance=False)
             high = middle
         except Impossible:
             low = middle

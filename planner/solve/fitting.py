@@ -18,24 +18,29 @@ from .simplify import DENSE, simplify
 from .trws import ROUNDING
 
 
-def fit(net: Network, limit: float) -> Network:
+def fit(net: Network, limit: float, dominance: bool = True) -> Network:
     """Shrink `net` in place by its memory rows and everything else, until nothing more applies; also returned.
+
+    Args:
+        net: What to shrink.
+        limit: Of each row.
+        dominance: Whether to remove dominated strategies too, where looking for them is quick.
 
     Raises:
         Impossible: Nothing fits.
     """
     while _narrow(net, limit) | _loosen(net, limit):
-        simplify(net, dominance=cells(net) <= DENSE)
+        simplify(net, dominance=dominance and cells(net) <= DENSE)
     return net
 
 
 def ranges(net: Network) -> tuple[Array, Array]:
     """The least and the most bytes of each load."""
     least, top = np.zeros(len(net.still)), np.zeros(len(net.still))
-    for i, b in net.held():
-        if not b.size:
+    for i, low, high in net.spans():
+        if low > high:
             raise Impossible
-        least[i], top[i] = b.min(), b.max()
+        least[i], top[i] = low, high
     return least, top
 
 
@@ -64,10 +69,10 @@ def _spare(net: Network, room: Array) -> Array:
 
 def _narrow(net: Network, limit: float) -> bool:
     """Remove the strategies and pairs of specs that cannot fit; say whether any went."""
-    if crowded(net, limit):
-        raise Impossible
     least, _ = ranges(net)
     room = _room(net, limit, least)
+    if (room < 0).any():
+        raise Impossible
     strategies = sum(len(cost) for cost in net.unary.values())
     for n, counts, space in _segments(net, room):
         more = np.array([held - least[i] for i, held in net.loads[n].items()])

@@ -95,13 +95,12 @@ class Network:
         """Each pair once, lower node first."""
         return ((u, v, table) for u in sorted(self.near) for v, table in sorted(self.near[u].items()) if u < v)
 
-    def held(self) -> Iterable[tuple[int, Array]]:
-        """Each load that varies and its bytes; on a pair only those that are possible."""
+    def spans(self) -> Iterable[tuple[int, float, float]]:
+        """Each load that varies, its least and its most bytes; on a pair those of what is possible."""
         for loads in self.loads.values():
-            yield from loads.items()
+            yield from ((i, float(held.min()), float(held.max())) for i, held in loads.items())
         for (u, v), ids in self.cargo.items():
-            table = self.near[u][v]
-            yield from ((i, held[table.possible]) for i, held in zip(ids, table.held))
+            yield from ((i, *span) for i, span in zip(ids, self.near[u][v].spans))
 
     def loaded(self) -> bool:
         """Whether anything left holds bytes that vary."""

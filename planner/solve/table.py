@@ -52,6 +52,12 @@ class Table:
         return tuple(bool(held.min() < held.max()) for held in self.held)
 
     @cached_property
+    def spans(self) -> tuple[tuple[float, float], ...]:
+        """The least and the most of each load on possible pairs; infinity and minus infinity on none."""
+        some = (held[self.possible] for held in self.held)
+        return tuple((float(held.min(initial=np.inf)), float(held.max(initial=-np.inf))) for held in some)
+
+    @cached_property
     def functional(self) -> bool:
         """Whether each strategy of the second node leaves the first one no choice."""
         width = np.bincount(self.row, minlength=len(self.cost))
