@@ -157,6 +157,7 @@ def _parameters(nodes: int, gap: float, integers: bool) -> parameters_pb2.SolveP
         parameters.node_limit = nodes
         parameters.relative_gap_tolerance = gap
         parameters.absolute_gap_tolerance = 0.0
+        parameters.presolve = parameters_pb2.EMPHASIS_OFF  # there is nothing left for it: it takes most of the time
         parameters.highs.double_options["mip_feasibility_tolerance"] = TOLERANCE
     parameters.highs.double_options["primal_feasibility_tolerance"] = TOLERANCE
     parameters.highs.double_options["dual_feasibility_tolerance"] = TOLERANCE
