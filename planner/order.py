@@ -10,6 +10,7 @@ node.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations, product
+from math import factorial
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from planner.permutes import Permute, Permutes
 from planner.sharding import names_of
 from planner.solve import Problem, evaluate, ready, solve
 from planner.solve import problem as integer
-from planner.strategy import Ring
+from planner.strategy import NO_RING, Ring, Strategies
 
 Array = np.ndarray
 Order = Mapping[int, tuple[str, ...]]
@@ -68,6 +69,26 @@ def placings(formulation: Formulation, among: Sequence[Sequence[int]]) -> list[l
         return known[key]
 
     return [placed(n, some) for n, some in enumerate(among)]
+
+
+def order_counts(formulation: Formulation) -> list[Array]:
+    """How many orders each strategy of each node has."""
+    known: dict[object, Array] = {}
+
+    def counts(n: int, node: Node) -> Array:
+        key = (id(formulation.strategies[n]), node.pin)
+        if key not in known:
+            known[key] = _order_counts(formulation.strategies[n], _user_order(node))
+        return known[key]
+
+    return [counts(n, node) for n, node in enumerate(formulation.graph.nodes)]
+
+
+def _order_counts(strategies: Strategies, fixed: Order) -> Array:
+    ways = np.array([factorial(mask.bit_count()) for mask in range(len(strategies.mesh.size))])
+    free = [f for f in range(len(strategies.rule.sizes)) if f not in fixed]
+    rings = np.where(strategies.rings[:, 0] == NO_RING, 0, strategies.rings[:, 2])
+    return ways[strategies.factor_masks[:, free]].prod(1) * ways[rings]
 
 
 def _orders(formulation: Formulation, n: int, x: int) -> Iterator[Order]:

@@ -5,7 +5,7 @@ and for which other dims the rest goes to. One of each kind is walked as `passes
 up.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -62,15 +62,15 @@ class Permutes:
         if len(i):
             codes = _codes(a[i], b[j])
             turn = codes.argsort(axis=1, kind="stable")
-            bits = self._bits(np.take_along_axis(codes, turn, 1), turn, [(have[x], want[y]) for x, y in zip(i, j)])
+            bits = self._bits(np.take_along_axis(codes, turn, 1), turn, lambda way: (have[i[way]], want[j[way]]))
             masks = (bits << turn[:, None, None, :]).sum(3)
             cost[i, j] = self._seconds(nbytes / self.mesh.size[masks[..., 1]], masks[..., 0]).sum(1)
         return cost
 
-    def _bits(self, keys: Array, turn: Array, ways: Sequence[tuple[Shard, Shard]]) -> Array:
+    def _bits(self, keys: Array, turn: Array, ends: Callable[[int], tuple[Shard, Shard]]) -> Array:
         """The permutes of each way, its axes numbered in turn: the bits of both masks, [ways, permutes, 2, axes]."""
         _, first, kind = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-        found = [self._kind(keys[w], turn[w], *ways[w]) for w in first.tolist()]
+        found = [self._kind(keys[way], turn[way], *ends(way)) for way in first.tolist()]
         bits = np.zeros((len(found), max(map(len, found)), 2, keys.shape[1]), int)
         for at, some in zip(bits, found):
             at[: len(some)] = some

@@ -12,7 +12,7 @@ import numpy as np
 
 from planner.cost.model import CostModel
 from planner.formulate import Formulation
-from planner.order import Ordered, Placed, permuting, placings
+from planner.order import Ordered, Placed, order_counts, permuting, placings
 from planner.solve import Edge, Problem, Ready, Solution, evaluate, floors, solve
 
 Array = np.ndarray
@@ -75,21 +75,18 @@ def _widening(
 ) -> Iterator[tuple[float, list[list[Placed]]]]:
     """What can pay, further and further above the best sets of axes; steps that hardly add anything are left out."""
     values = [seconds + share * permutes for share in SHARES]
-    every = [(value, _domains(formulation, choice, least, value)) for value in values]
-    sizes = [sum(map(len, domains)) for _, domains in every]
-    for i, found in enumerate(every):
+    every, counts = [_paying(choice, least, value) for value in values], order_counts(formulation)
+    sizes = [sum(int(count[some].sum()) for count, some in zip(counts, paying)) for paying in every]
+    for i, (value, paying) in enumerate(zip(values, every)):
         if sizes[i] > size:
             return
         if i + 1 == len(every) or sizes[i + 1] > min(size, WIDER * sizes[i]):
-            yield found
+            yield value, placings(formulation, [some.tolist() for some in paying])
 
 
-def _domains(
-    formulation: Formulation, choice: Sequence[int], least: Sequence[Array], value: float
-) -> list[list[Placed]]:
-    """For each node what it took and what it can take for at most some seconds, in all orders."""
-    paying = ({choice[n], *np.flatnonzero(floor <= value).tolist()} for n, floor in enumerate(least))
-    return placings(formulation, [sorted(some) for some in paying])
+def _paying(choice: Sequence[int], least: Sequence[Array], value: float) -> list[Array]:
+    """For each node what it took and what it can take for at most some seconds."""
+    return [np.flatnonzero((floor <= value) | (np.arange(len(floor)) == x)) for floor, x in zip(least, choice)]
 
 
 def _masks(problem: Problem, choice: Sequence[int], free: set[int]) -> dict[int, Array]:
