@@ -184,8 +184,11 @@ class _Tables:
         return self.layouts[key]
 
     def seconds(self, steps: Reshard, itemsize: int) -> Array:
-        total = sum(self.model.collective(m.kind, itemsize * m.elements, m.masks) for m in steps.moves)
-        return np.where(steps.possible, total, np.inf)
+        total = np.where(steps.possible, 0.0, np.inf)
+        for move in steps.moves:
+            at = np.nonzero(move.masks)
+            total[at] += self.model.collective(move.kind, itemsize * move.elements[at], move.masks[at])
+        return total
 
 
 def _edges(
@@ -246,8 +249,10 @@ class _Use:
         It arrives with the gathered dim major-most, and is copied.
         """
         gathers = [move.masks > 0 for move in link.steps.moves if move.kind == "all_gather"]
+        if self.role not in TOLD:
+            return np.zeros_like(link.steps.possible)
         inner = (link.sources[:, None, 1:-1] & ~link.targets[None, :, 1:-1]).any(-1)
-        return inner & np.any([*gathers, np.zeros_like(inner)], axis=0) & (self.role in TOLD)
+        return inner & np.any([*gathers, np.zeros_like(inner)], axis=0)
 
     def copy(self, link: LinkTable, sliced: Array, chip: Chip, mesh: MeshShape) -> Array | None:
         """The bytes of the copy that a reshard makes.

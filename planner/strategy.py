@@ -120,7 +120,7 @@ class Strategies:
     def _layouts(self, dims: Dims, is_open: Array, place: int) -> Array:
         columns = [np.bitwise_or.reduce(self.factor_masks[:, list(dim)], axis=1) if dim else self._none for dim in dims]
         at, factor, mask = self.rings.T
-        for d, dim in enumerate(dims):
+        for d, dim in enumerate(dims) if (at == place).any() else ():
             columns[d] = columns[d] | np.where((at == place) & np.isin(factor, dim), mask, 0)
         opened = (is_open * self._bits).sum(1)
         return np.stack([*columns, np.where(at == place, opened & ~mask, opened)], axis=1)

@@ -12,9 +12,10 @@ from collections import OrderedDict
 
 import numpy as np
 
+from .dominance import stay
 from .eliminate import eliminate, merge_into
 from .network import Array, Network
-from .table import Table, excess
+from .table import Table
 
 CELLS = 1 << 21  # most cells a degree-two elimination may look at
 DENSE = 1 << 19  # most cells in all at which looking for dominated strategies is quick
@@ -112,33 +113,12 @@ def _image(table: Table) -> Array:
 
 
 def undominated(net: Network, n: int) -> bool:
-    """Remove strategies that another one of the node beats whatever its neighbours do; say whether any went.
-
-    Strategy s goes if some t has `c[s] − c[t] ≥ Σ_e max_q (T_e[t, q] − T_e[s, q])` and never more bytes.
-    """
+    """Remove strategies that another one of the node beats whatever its neighbours do; say whether any went."""
     if len(net.unary[n]) < 2:
         return False
     tables = [net.near[n][m] for m in sorted(net.near[n])]
     if any(len(t.cost) * t.cost.size > PAIRS for t in tables):
         return False
-    kept = net.memo(_undominated, net.unary[n], *tables, *net.loads[n].values())
+    kept = net.memo(stay, net.unary[n], *tables, *net.loads[n].values())
     net.restrict(n, kept)
     return not kept.all()
-
-
-def _undominated(cost: Array, *parts: Array | Table) -> Array:
-    """Mask of the strategies that stay."""
-    tables = [p for p in parts if isinstance(p, Table)]
-    worse = cost[None, :] - cost[:, None]  # [t, s]: how much more s costs than t, at least
-    for table in tables:
-        worse = worse - table.most[np.ix_(table.row, table.row)]
-    beaten = worse >= 0
-    for held in (p for p in parts if not isinstance(p, Table)):
-        beaten &= held[:, None] <= held[None, :]
-    for table in tables:
-        for held in table.held:
-            beaten &= (excess(held) <= 0)[np.ix_(table.row, table.row)]
-    first = np.tri(len(cost), k=-1, dtype=bool).T  # of equals, the lowest index stays
-    gone: Array = (beaten & (~beaten.T | first)).sum(axis=0) > 0
-    gone &= beaten[~gone].any(axis=0)  # rounding may let strategies beat each other in a circle
-    return ~gone
