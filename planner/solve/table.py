@@ -74,8 +74,11 @@ class Table:
     @cached_property
     def least(self) -> Array:
         """How much more row p can cost than row q at least, shape [p, q]: in some columns, of those that q allows."""
-        step = max(1, self.cost.shape[1] // SAMPLE)
-        return np.maximum(excess(self.cost[:, ::step]), -BARRED)
+        some = self.cost[:, :: max(1, self.cost.shape[1] // SAMPLE)].T
+        ruled_out, out = np.isinf(some), np.full((len(self.cost), len(self.cost)), -BARRED)
+        for most, floor in zip(np.where(ruled_out, BARRED, some), np.where(ruled_out, -np.inf, -some)):
+            np.maximum(out, most[:, None] + floor, out=out)
+        return np.where(out > BARRED / 2, np.inf, out)
 
     @cached_property
     def parts(self) -> tuple[Array, Array] | None:
@@ -85,15 +88,6 @@ class Table:
         rows = self.cost - self.cost[0, 0]
         apart = (rows[:, :1] + self.cost[:1]) == self.cost
         return (rows[:, 0], self.cost[0]) if apart.all() else None
-
-
-def excess(cost: Array) -> Array:
-    """Max over columns of `cost[p] − cost[q]`, shape [p, q], without the columns that q rules out."""
-    ruled_out = np.isinf(cost)
-    floor = np.where(ruled_out, -np.inf, -cost)
-    most = np.where(ruled_out, BARRED, cost)
-    out = np.concatenate([(part[:, None] + floor).max(axis=2) for part in parts(most, cost.size)])
-    return np.where(out > BARRED / 2, np.inf, out)
 
 
 def parts(a: Array, width: int) -> list[Array]:
