@@ -87,10 +87,11 @@ class Permutes:
         return self.model.collective("permute", np.asarray(nbytes), np.asarray(mask))
 
 
-def _permuted(have: Shard, want: Shard, mesh: MeshShape) -> list[tuple[int, int]]:
+@lru_cache(maxsize=1 << 14)
+def _permuted(have: Shard, want: Shard, mesh: MeshShape) -> tuple[tuple[int, int], ...]:
     """The axes of each permute on the way, and those that split the value meanwhile, as masks."""
     if want.open - have.open:
-        return []
+        return ()
     found, split = [], {axis for axes in have.dims for axis in axes}
     for step in steps(have, want):
         if GROWTH[step.kind] > 0:
@@ -99,7 +100,7 @@ def _permuted(have: Shard, want: Shard, mesh: MeshShape) -> list[tuple[int, int]
             split.difference_update(step.axes)
         if step.kind == "permute":
             found.append((mesh.mask(step.axes), mesh.mask(split)))
-    return found
+    return tuple(found)
 
 
 @dataclass(frozen=True)

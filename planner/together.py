@@ -5,7 +5,7 @@ the nodes around it choose again, among all strategies that can pay and all orde
 tables. All other nodes keep their strategies, in any order. What can pay, message passing tells.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -59,29 +59,29 @@ def together(formulation: Formulation, made: Ready, solution: Solution, ordered:
 def _again(
     formulation: Formulation, solution: Solution, ordered: Ordered, model: CostModel, least: Sequence[Array], size: int
 ) -> tuple[tuple[int, ...], float]:
-    """The best choice by these floors, if it is among few enough, and a bound on all choices that the floors know."""
-    seconds, best, bound = evaluate(formulation.problem, solution.choice), (), -np.inf
-    for value, domains in _widening(formulation, solution.choice, least, seconds, ordered.seconds, size):
-        start = tuple(d.index((solution.choice[n], ordered.orders[n])) for n, d in enumerate(domains))
-        found = solve(_joint(formulation, domains, model), starts=[start], free=False)
-        best, bound = tuple(domain[i][0] for domain, i in zip(domains, found.choice)), min(value, found.bound)
-        if found.seconds <= value:
+    """The best choice by these floors, if it is among few enough, and a bound on all choices that the floors know.
+
+    What can pay is looked at further and further above the best sets of axes, but not above the best choice so far;
+    steps that hardly add anything are left out.
+    """
+    seconds, counts = evaluate(formulation.problem, solution.choice), order_counts(formulation)
+    values = [seconds + share * ordered.seconds for share in SHARES]
+    placed, bound, top = (), -np.inf, values[-1]
+    for value, wider in zip(values, (*values[1:], top)):
+        paying, more = (_paying(solution.choice, least, min(v, top)) for v in (value, wider))
+        many, further = (sum(int(count[some].sum()) for count, some in zip(counts, every)) for every in (paying, more))
+        if many > size:
             break
-    return best, bound
-
-
-def _widening(
-    formulation: Formulation, choice: Sequence[int], least: Sequence[Array], seconds: float, permutes: float, size: int
-) -> Iterator[tuple[float, list[list[Placed]]]]:
-    """What can pay, further and further above the best sets of axes; steps that hardly add anything are left out."""
-    values = [seconds + share * permutes for share in SHARES]
-    every, counts = [_paying(choice, least, value) for value in values], order_counts(formulation)
-    sizes = [sum(int(count[some].sum()) for count, some in zip(counts, paying)) for paying in every]
-    for i, (value, paying) in enumerate(zip(values, every)):
-        if sizes[i] > size:
-            return
-        if i + 1 == len(every) or sizes[i + 1] > min(size, WIDER * sizes[i]):
-            yield value, placings(formulation, [some.tolist() for some in paying])
+        if value < top and further <= min(size, WIDER * many):
+            continue
+        domains = placings(formulation, [some.tolist() for some in paying])
+        start = tuple(d.index(p) for d, p in zip(domains, placed or zip(solution.choice, ordered.orders)))
+        found = solve(_joint(formulation, domains, model), starts=[start], free=False)
+        placed = tuple(domain[i] for domain, i in zip(domains, found.choice))
+        bound, top = min(value, found.bound), min(top, found.seconds)
+        if top <= value:
+            break
+    return tuple(x for x, _ in placed), bound
 
 
 def _paying(choice: Sequence[int], least: Sequence[Array], value: float) -> list[Array]:
