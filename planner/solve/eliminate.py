@@ -116,8 +116,9 @@ def _beside_both(unary: Array, a: Table, b: Table) -> tuple[Table, Array]:
     best, cheapest = cheapest_of(unary, index, len(rows))
     left, right = (cheapest[:, None] + a.cost[rows]).T, np.ascontiguousarray(b.cost[cols])
     totals = (part[:, :, None] + right for part in parts(left, right.size))
-    found = [(total.min(axis=1), total.argmin(axis=1)) for total in totals]
-    cost, spec = (np.concatenate(part) for part in zip(*found))
+    found = [(total, total.argmin(axis=1)) for total in totals]
+    cost = np.concatenate([np.take_along_axis(total, at[:, None], axis=1)[:, 0] for total, at in found])
+    spec = np.concatenate([at for _, at in found])
     return Table(a.col, b.col, cost), best[spec]
 
 

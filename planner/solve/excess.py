@@ -51,13 +51,13 @@ def least_excess(
     def excess(choice: Sequence[int]) -> float:
         return max(0.0, scoring.peak(choice) - memory.limit) if np.isfinite(scoring.seconds(choice)) else np.inf
 
-    least = Best(excess, effort.gap)
-    pricing = Pricing(net.costless(), memory, least, possible, Labour(SHARE * effort.labour), soft=True)
-    for choice in (*starts, _thrifty(net, memory, effort, not windows)):
-        pricing.add(choice)
+    least, known = Best(excess, effort.gap), [*starts, _thrifty(net, memory, effort, not windows)]
+    for choice in known:
+        least.offer(choice)
     bound = _impossible(net, memory, least.seconds, STEPS if windows else FEW)
     if windows and not least.proven(bound):
-        bound = max(bound, _improved(pricing, effort, windows))
+        pricing = Pricing(net.costless(), memory, least, possible, Labour(SHARE * effort.labour), soft=True)
+        bound = max(bound, _improved(pricing, known, effort, windows))
     return least, min(bound, least.seconds)
 
 
@@ -89,7 +89,11 @@ def _impossible(net: Network, memory: Memory, most: float, steps: int) -> float:
     return low
 
 
-def _improved(pricing: Pricing, effort: Effort, windows: Sequence[tuple[float, float]]) -> float:
+def _improved(
+    pricing: Pricing, known: Sequence[tuple[int, ...]], effort: Effort, windows: Sequence[tuple[float, float]]
+) -> float:
+    for choice in known:
+        pricing.add(choice)
     try:
         return look(pricing, effort, windows=windows)
     except Impossible:

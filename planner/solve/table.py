@@ -83,7 +83,7 @@ class Table:
     @cached_property
     def parts(self) -> tuple[Array, Array] | None:
         """What rows and columns cost, where the table is but the sum of the two."""
-        if not self.possible.all():
+        if not self.possible.all() or (self.cost[-1, 0] - self.cost[0, 0] + self.cost[0] != self.cost[-1]).any():
             return None
         rows = self.cost - self.cost[0, 0]
         apart = (rows[:, :1] + self.cost[:1]) == self.cost
