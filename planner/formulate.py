@@ -14,7 +14,7 @@ from planner.graph import Aval, Edge, Graph, Node, Port, passes_open
 from planner.liveness import Buffers, buffers
 from planner.reshard import Reshard, reshard
 from planner.rules.rule import Rule
-from planner.sharding import MeshShape, names_of
+from planner.sharding import MeshShape, names_of, shard_elements
 from planner.solve import problem as integer
 from planner.strategy import NO_RING, Strategies, enumerate_strategies, given_strategy
 from planner.work import (
@@ -218,6 +218,7 @@ class _Use:
     Attributes:
         cut: Whether each device cuts its part out of a buffer, for a reader that does not do so while it reads.
         hidden: The share of its gathers that runs beside work.
+        passing: Whether the value is computed on the fly, so that only a collective has it written and read.
     """
 
     aval: Aval
@@ -227,6 +228,7 @@ class _Use:
     copied: bool
     cut: bool
     hidden: float
+    passing: bool
 
     def priced(self, link: LinkTable, chip: Chip, mesh: MeshShape, model: CostModel) -> tuple[Array, Array | None]:
         """Seconds and, where there is a copy at all, its bytes."""
@@ -235,7 +237,14 @@ class _Use:
         again = model.compute(np.zeros(len(part)), part, self.aval.dtype) + model.launch
         slicing = np.where(sliced, again, 0.0) + np.where(self.relaid(link), again, 0.0)
         waiting = link.seconds - self.hidden * self.gathers(link, model) if self.hidden else link.seconds
-        return (waiting + slicing) * self.trips, self.copy(link, sliced, chip, mesh)
+        landing = self.landing(link, chip, mesh) if self.passing else 0.0
+        return (waiting + slicing + landing) * self.trips, self.copy(link, sliced, chip, mesh)
+
+    def landing(self, link: LinkTable, chip: Chip, mesh: MeshShape) -> Array:
+        """Seconds to write what a collective takes and to read what it gives, at the pace of the vector unit."""
+        source, target = (shard_elements(self.aval.shape, x, mesh).prod(1) for x in (link.sources, link.targets))
+        nbytes = max(self.aval.itemsize / chip.hbm_share, chip.word) * (source[:, None] + target)
+        return np.where(link.steps.moving, nbytes / chip.hbm_bandwidth, 0.0)
 
     def gathers(self, link: LinkTable, model: CostModel) -> Array:
         """Seconds of the gathers among the collectives."""
@@ -281,7 +290,9 @@ def _use(graph: Graph, i: int, held: Buffers, hidden: float) -> _Use:
     target = graph.nodes[edge.target]
     fused = target.role in FREE_TO_CUT or (target.role == "op" and _cuts(target.rule))
     cut = edge.source in held.stored and not fused
-    return _Use(graph.aval(edge.source), target.role, edge.trips, i in held.handed, i in held.copied, cut, hidden)
+    passing = graph.nodes[edge.source.node].role == "op" and edge.source not in held.stored
+    marks = i in held.handed, i in held.copied, cut, hidden, passing
+    return _Use(graph.aval(edge.source), target.role, edge.trips, *marks)
 
 
 def _cuts(rule: Rule) -> bool:
@@ -326,6 +337,9 @@ class _Local:
         """Seconds of one trip without its launch; of a ring those of one step."""
         steps, flops = ring_steps(s), local_flops(self.node.rule, s, self.chip)
         nbytes = moved_bytes(self.node, self.operands, self.kept, s)
+        if self.node.rule.fusible:  # the vector unit takes as long for words at the memory's full rate
+            words = moved_bytes(self.node, self.operands, self.kept, s, self.chip.word)
+            nbytes = np.maximum(nbytes, self.chip.hbm_share * words)
         return self.model.compute(flops / steps, nbytes / steps, compute_dtype(self.node, self.operands))
 
 

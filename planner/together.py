@@ -22,7 +22,7 @@ SLACK = 3e-3
 """Share of the limit that a node may hold more."""
 SHARES = (1 / 512, 1 / 64, 1 / 8, 1.0)
 """What choices may take more than the best sets of axes, as shares of what its permutes take: few can pay first."""
-PLACES, EACH, WHOLE = 20_000, 8, 3_000
+PLACES, EACH, WHOLE = 20_000, 8, 8_000
 """Most strategies times orders to choose among in all, or for each node, whichever are more; of a whole program."""
 WIDER = 2.0
 """Times as many at least, for a step of its own."""

@@ -67,7 +67,11 @@ def _waste(sizes: Array, multiple: int) -> Array:
 
 
 def moved_bytes(
-    node: Node, operands: Mapping[int, tuple[Aval, bool]], stored: Sequence[bool], strategies: Strategies
+    node: Node,
+    operands: Mapping[int, tuple[Aval, bool]],
+    stored: Sequence[bool],
+    strategies: Strategies,
+    word: int = 1,
 ) -> Array:
     """Bytes between HBM and one device's cores: stored operands read, stored results written: shape [k].
 
@@ -76,6 +80,7 @@ def moved_bytes(
         operands: For each operand that is no literal, its aval and whether it lies in HBM.
         stored: For each result, whether it goes to HBM.
         strategies: The node's strategies.
+        word: Fewest bytes of an element; HBM packs narrower ones, a vector unit does not.
     """
     touched = node.rule.touched or (1.0,) * (len(node.rule.operands) + len(node.avals))
     first = len(node.rule.operands)
@@ -84,7 +89,7 @@ def moved_bytes(
     total = np.zeros(len(strategies))
     for layouts, aval, place in reads + writes:
         elements = shard_elements(aval.shape, layouts, strategies.mesh).prod(1)
-        total += touched[place] * aval.itemsize * elements * _passes(strategies, place)
+        total += touched[place] * max(word, aval.itemsize) * elements * _passes(strategies, place)
     return total
 
 

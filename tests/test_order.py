@@ -5,7 +5,7 @@ from jax.sharding import PartitionSpec as P
 
 from planner.build import Pins, build_graph
 from planner.formulate import formulate
-from planner.order import order_axes
+from planner.order import order_axes, order_counts, placings
 
 PLANE = abstract_mesh(2, 4)
 
@@ -80,3 +80,12 @@ def test_a_scatter_leaves_room_for_what_is_exchanged(order):
     pins, jobs = ((P(None, "y"), P("y", "x")), (P(order),)), [[-1, 1], [1, 0], [2, 1], [0, 0]]
     _, ordered = settle(lambda a, b: a @ b, *pins, jobs, (16, 8), (8, 4))
     assert not ordered.permutes
+
+
+def test_orders_are_counted_as_they_are_made():
+    traced = program(lambda a, b: a @ b, array(16, 8), array(8, 4))
+    graph = build_graph(traced.closed, traced.names, {}, Pins((P(("y", "x")), None), (None,)))
+    formulation = formulate(graph, shape_of(PLANE), model(PLANE), PLAIN.chip, 1e12)
+    counts = order_counts(formulation)
+    made = [[len(placings(formulation, [*[()] * n, (x,)])[n]) for x in range(len(c))] for n, c in enumerate(counts)]
+    assert made == [count.tolist() for count in counts] and {1, 2} <= {many for some in made for many in some}

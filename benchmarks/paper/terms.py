@@ -17,9 +17,9 @@ Array = np.ndarray
 class Apart(Roofline):
     """Nothing overlaps."""
 
-    def ring(self, work: Array, again: Array, nbytes: Array, mask: Array) -> Array:
+    def ring(self, product: Array, again: Array, nbytes: Array, mask: Array) -> Array:
         """No loops."""
-        return np.full(np.shape(work), np.inf)
+        return np.full(np.shape(product), np.inf)
 
 
 def _apart(machine: Machine) -> Setting:

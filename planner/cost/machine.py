@@ -37,6 +37,8 @@ class Chip:
         overhead: Seconds that any operation with a buffer of its own, and any collective, costs beside its work.
         ahead: Share of a gather that its compiler hides in a loop whose trips have what is gathered from their start,
             and work enough.
+        word: Fewest bytes that an element takes in the vector unit, which moves as many bytes/s as memory does at its
+            peak.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -52,6 +54,7 @@ class Chip:
     overhead: Amount = 0.0
     reserved: Amount = 0.0
     ahead: Annotated[float, Field(ge=0, le=1)] = 0.0
+    word: Annotated[int, Field(gt=0)] = 1
 
     @property
     def usable_bytes(self) -> float:

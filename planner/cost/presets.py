@@ -35,6 +35,10 @@ AHEAD = {"tpu-v4": 0.5, "tpu-v5e": 0.8}
 on 8×8 chips of v5e; PaLM 540B's prefill of 512 sequences on a v4 cube (0.52; all of 128 sequences, 0.76 of 64), where
 the compiler is told to (`planner.compiler_options`). Of its other machines it hides none."""
 
+VECTOR = 4
+"""Bytes of an element in a TPU's vector unit. libtpu 0.0.42 expects of `a + 2 * b` in bf16 what moving float32 takes at
+0.87 (v5p) to 1.00 (v6e) of the memory's bandwidth."""
+
 
 def _tpu(
     name: str, bf16: float, int8: float, hbm: float, bandwidth: float, fabric: Fabric, source: str, mxu: int = 128
@@ -42,7 +46,7 @@ def _tpu(
     flops = {"bfloat16": bf16, "float16": bf16, "int8": int8, "float32": bf16 / 4}
     free, ahead = USABLE[name] * GIB, AHEAD.get(name, 0.0)
     shares = *ESTIMATED.get(name, FITTED[:2]), FITTED[2]
-    chip = Chip(name, flops, hbm, bandwidth, (8, 128), mxu, *shares, reserved=hbm - free, ahead=ahead)
+    chip = Chip(name, flops, hbm, bandwidth, (8, 128), mxu, *shares, reserved=hbm - free, ahead=ahead, word=VECTOR)
     return Machine(name, chip, fabric, source)
 
 
