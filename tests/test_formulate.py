@@ -341,3 +341,19 @@ def test_rings_that_do_not_pay_are_no_strategies():
     """One step's hop takes longer than all of the work."""
     f = formulated(mlp, *ARGS, mesh=LINE, machine=machine(flops=1e15, memory=1e15, hop=1.0))
     assert all((s.rings[:, 0] == NO_RING).all() for s in f.strategies)
+
+
+@pytest.mark.parametrize("dtype, nbytes", [(jnp.bfloat16, 4), (jnp.float32, 4 / 0.8)])
+def test_elementwise_work_moves_words_or_what_memory_has_of_them(dtype, nbytes):
+    hardware = replace(PLAIN, chip=replace(PLAIN.chip, hbm_share=0.8, word=4))
+    f = formulated(jnp.sin, array(1024, dtype=dtype), mesh=LINE, machine=hardware)
+    (sin,) = named(f.graph, "sin")
+    assert f.problem.cost[sin].max() == pytest.approx(2 * 1024 * nbytes / hardware.chip.hbm_bandwidth)
+
+
+def test_what_is_gathered_between_fused_operations_is_written_and_read():
+    f = formulated(lambda x: jnp.cos(jnp.sin(x)), array(1024), mesh=LINE)
+    (sin,), (cos,) = named(f.graph, "sin"), named(f.graph, "cos")
+    (edge,) = (e for e in f.problem.edges if (e.u, e.v) == (sin, cos))
+    gather = model(LINE).collective("all_gather", np.asarray(4 * 1024.0), np.asarray(1))
+    assert edge.cost.max() == pytest.approx(gather + 4 * (512 + 1024) / PLAIN.chip.hbm_bandwidth)

@@ -1,8 +1,8 @@
 """Primitives that move elements but compute nothing: layouts, new dims, joins and padding.
 
 Where each element of the result is one element of one operand, the move is an index computation in the loop of a
-neighbour: fusible. A concatenation is so where its operands are whole tiles of its last dim, as in the rotation of heads
-of 256; else compilers write its operands into one buffer.
+neighbour: fusible. A concatenation is so where its operands are whole tiles of its last dim, as in the rotation of
+heads of 256; else compilers write its operands into one buffer.
 """
 
 from collections.abc import Mapping, Sequence
