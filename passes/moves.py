@@ -133,10 +133,13 @@ def _scattered(x: jax.Array, axes: Axes, dim: int, ways: int) -> jax.Array:
 
 
 def _by_columns(shape: Sequence[int], ways: int) -> bool:
-    """Whether a compiler has a matrix lie column by column, as that pads its narrow shards less: then it is no move."""
+    """Whether a compiler has a matrix lie column by column, as that pads its narrow shards less: then it is no move.
+
+    A few rows, which fill no tile either way, are left to it.
+    """
     part = shape[-1] // ways
     whole = shape[0] % TILE[1] == 0 or (part < shape[0] and part % (2 * TILE[0]) == 0)
-    return len(shape) == 2 and part % TILE[1] > 0 and whole
+    return len(shape) == 2 and part % TILE[1] > 0 and (whole or shape[0] < TILE[0])
 
 
 def _major(x: jax.Array, dim: int) -> jax.Array:

@@ -100,7 +100,7 @@ def _passes(strategies: Strategies, place: int) -> Array:
     """
     at, factor, _ = strategies.rings.T
     steps, rule = ring_steps(strategies), strategies.rule
-    if place == len(rule.operands):
+    if place >= len(rule.operands):
         return np.where(at == place, steps, 1)
     whole = ~np.isin(factor, [f for dim in rule.operands[place] for f in dim])
     return np.where((at == place) | whole, steps, 1)

@@ -253,12 +253,16 @@ WEIGHT = 2 * 4096 * 16384
 
 
 def test_a_large_batch_trains_fully_sharded_and_a_small_one_tensor_parallel():
-    """Rajbhandari et al. 2020 and Shoeybi et al. 2019: what moves is all weights, or all activations."""
+    """Rajbhandari et al. 2020 and Shoeybi et al. 2019: what moves is all weights, or all activations.
+
+    Rings hide gathers of weights, so the backward pass gathers one anew, once it is split along its other dim.
+    """
     done, weights, moments, batch = adam(1 << 16)
     assert batch == (("x",), ())
     assert all(parts(spec) == 8 for spec in (*weights, *moments)) and len(moments) == 4
     assert Counter((c.kind, c.nbytes) for c in done.collectives) == {
-        ("all_gather", WEIGHT): 2,
+        ("all_gather", WEIGHT): 3,
+        ("all_to_all", WEIGHT / 8): 1,
         ("reduce_scatter", WEIGHT): 2,
     }
     done, weights, moments, batch = adam(64)
@@ -282,7 +286,8 @@ def test_weights_are_gathered_again_when_memory_is_tight():
     much = step()
     little = step(memory_limit=0.85 * much.peak_bytes)
     assert Counter(c.kind for c in much.collectives) == {"reduce_scatter": 4, "all_gather": 4}
-    assert Counter(c.kind for c in little.collectives) == {"reduce_scatter": 4, "all_gather": 6}
+    found = Counter(c.kind for c in little.collectives if c.kind != "all_to_all")
+    assert found == {"reduce_scatter": 4, "all_gather": 6}
 
 
 def test_a_planned_function_under_grad_vmap_and_jit():

@@ -18,7 +18,7 @@ from planner.solve import evaluate, solve
 from planner.strategy import Strategies
 
 Constants = tuple[float, float, float]
-SHARES = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
+SHARES = tuple(round(0.6 + 0.01 * i, 2) for i in range(26))
 OVERHEADS = tuple(round(0.25e-6 * i, 8) for i in range(17))
 ROUNDS = 4
 
