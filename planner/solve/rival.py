@@ -112,8 +112,8 @@ class _Near(Best):
 def _rival(
     made: Ready, masks: Masks, free_of_memory: Network, known: Sequence[tuple[int, ...]], effort: Effort, least: float
 ) -> Solution:
-    if crowded(left := made.left(masks), made.memory.limit):
-        return _misfit(made, left, known, effort)
+    if crowded(made.left(masks), made.memory.limit):
+        return _misfit(made, masks, known, effort)
     free, best = (_Near(score, effort.gap, least=least) for score in (made.scoring.seconds, made.scoring.within))
     for choice in known:
         best.offer(choice)
@@ -128,12 +128,20 @@ def _rival(
             bound = max(bound, _within(one.left(masks), one, best, [free.choice, *known], effort, bound))
         if np.isfinite(best.seconds):
             return solution(made.problem, best.choice, bound)
-    return _misfit(made, made.left(masks), [free.choice, *known], effort)
+    return _misfit(made, masks, [free.choice, *known], effort)
 
 
-def _misfit(made: Ready, left: Network, known: Sequence[tuple[int, ...]], effort: Effort) -> Solution:
-    thriftiest, short = least_excess(left, made.memory, known, effort, ())
-    return misfit(made.problem, thriftiest.choice, -np.inf, short) if thriftiest.choice else nothing(made.problem)
+def _misfit(made: Ready, masks: Masks, known: Sequence[tuple[int, ...]], effort: Effort) -> Solution:
+    """Where nothing was found that fits: as few bytes over the limit as possible, unless that fits after all."""
+    thriftiest, short = least_excess(made.left(masks), made.memory, known, effort, ())
+    if not thriftiest.choice:
+        return nothing(made.problem)
+    if thriftiest.seconds > 0:
+        return misfit(made.problem, thriftiest.choice, -np.inf, short)
+    best = Best(made.scoring.within, effort.gap)
+    best.offer(thriftiest.choice)
+    bound = _within(made.left(masks), made, best, [thriftiest.choice], effort, -np.inf)
+    return solution(made.problem, best.choice, bound)
 
 
 def _within(
