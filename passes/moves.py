@@ -128,14 +128,15 @@ def _scattered(x: jax.Array, axes: Axes, dim: int, ways: int) -> jax.Array:
     if dim == x.ndim - 1 and dim and not _by_columns(x.shape, ways):
         parts = _held(x).reshape(*x.shape[:dim], ways, x.shape[dim] // ways)
         return lax.psum_scatter(_major(parts, dim), axes, scatter_dimension=dim, tiled=False)
-    wide = _major(x, dim) if dim < x.ndim - 1 else x
+    few = x.ndim == 1 or (dim == x.ndim - 1 and x.shape[0] < TILE[0])
+    wide = x if few else _major(x, dim)
     return lax.psum_scatter(wide, axes, scatter_dimension=dim, tiled=True)
 
 
 def _by_columns(shape: Sequence[int], ways: int) -> bool:
-    """Whether a compiler has a matrix lie column by column, as that pads its narrow shards less: then it is no move.
+    """Whether a compiler has a matrix lie column by column, as that pads its narrow shards less.
 
-    A few rows, which fill no tile either way, are left to it.
+    A few rows, which fill no tile either way, are left as they are.
     """
     part = shape[-1] // ways
     whole = shape[0] % TILE[1] == 0 or (part < shape[0] and part % (2 * TILE[0]) == 0)
