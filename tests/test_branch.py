@@ -48,6 +48,13 @@ def test_an_impossible_choice_sets_no_price():
     assert found.columns == before
 
 
+def test_cases_part_where_no_choice_is_known_yet():
+    parent = pricing(knapsack())
+    parent.ascend(10)
+    parent.columns.clear()
+    assert len(split(parent)) == 2
+
+
 def test_a_knapsack_is_proven():
     problem = knapsack()
     found = pricing(problem)

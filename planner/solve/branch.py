@@ -84,9 +84,9 @@ def _parting(pricing: Pricing) -> tuple[int, float] | None:
     if not varies:
         return None
     weight = pricing.net.weights(pricing.price)
-    _, _, shares = pricing.mix()
+    shares = pricing.mix()[2] if pricing.columns else ()
     mixed = [(share, c) for share, c in zip(shares, pricing.columns) if share > 1e-6]
-    held = np.array([pricing.memory.held(c) for _, c in mixed]).reshape(len(mixed), -1)
+    held = np.array([pricing.memory.held(c) for _, c in mixed]).reshape(len(mixed), len(weight) - 1)
     share = np.array([s for s, _ in mixed])
     mean = share @ held / max(share.sum(), 1e-6)
     apart = share @ np.abs(held - mean) * weight[:-1]
