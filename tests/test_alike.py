@@ -48,6 +48,14 @@ def folded_of(problem):
     return found
 
 
+def test_what_repeats_only_its_loose_ends_is_not_folded():
+    """Equal nodes that no edge joins are many, but what there is to decide does not get less."""
+    problem = transformer(3)
+    loose = len(problem.cost)
+    more = Problem((*problem.cost, *[np.zeros(2)] * loose), problem.edges, (*problem.usage, *[np.ones(2)] * loose))
+    assert fold(more) is None
+
+
 @pytest.mark.parametrize("size", [1, 2, 3])
 @pytest.mark.parametrize("seed", range(4))
 def test_choices_of_the_folded_problem_are_choices_of_the_whole(seed, size):

@@ -55,6 +55,21 @@ def test_cases_part_where_no_choice_is_known_yet():
     assert len(split(parent)) == 2
 
 
+def test_higher_prices_lead_to_choices_that_fit_and_the_bound_stays_one():
+    found = pricing(knapsack())
+    found.ascend(2)
+    before = found.best.seconds
+    found.squeeze()
+    assert found.bound <= brute(knapsack())[1] <= found.best.seconds <= before < np.inf
+
+
+def test_nothing_is_squeezed_where_nothing_may_be_spent():
+    found = pricing(knapsack())
+    found.labour.left = -1.0
+    found.squeeze()
+    assert np.isinf(found.best.seconds) and np.isinf(found.bound)
+
+
 def test_a_knapsack_is_proven():
     problem = knapsack()
     found = pricing(problem)

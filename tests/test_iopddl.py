@@ -68,8 +68,9 @@ def test_by_hand():
     assert iopddl.cost_of(instance, [0]) == 3 and iopddl.cost_of(instance, [1]) is None
 
 
-def test_gzipped_files_are_read_and_printed_with_what_is_known(tmp_path):
-    path = tmp_path / "B.2_layer.json.gz"
+@pytest.mark.parametrize("file_name", ["B.json.gz", "B.2_layer.json.gz", "asplos-2025-iopddl-B.json.gz"])
+def test_gzipped_files_are_read_and_printed_with_what_is_known(tmp_path, file_name):
+    path = tmp_path / file_name
     with gzip.open(path, "wt") as file:
         json.dump(content(), file)
     ((name, objective, bound, gap, _, best, xla),) = iopddl.rows([path], 1.0)

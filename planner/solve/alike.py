@@ -19,7 +19,7 @@ from .problem import Array, Edge, Problem, Spans
 
 ROUNDS = 4  # how far surroundings reach: more leave the first and the last layers freer, and the folded problem larger
 REPEATS = 4  # fewer equal nodes are left free
-WORTH = 0.5  # most of the nodes that may be left
+WORTH = 0.5  # most of the nodes, and of the edges, that may be left
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +59,10 @@ class Folded:
 def fold(problem: Problem) -> Folded | None:
     """The folded problem; None where that leaves too much of the whole."""
     of, count = _classes(problem)
-    return _Folding(problem, of).folded() if count <= WORTH * len(problem.cost) else None
+    if count > WORTH * len(problem.cost):
+        return None
+    folded = _Folding(problem, of).folded()
+    return folded if len(folded.problem.edges) <= WORTH * len(problem.edges) else None
 
 
 def _classes(problem: Problem) -> tuple[Array, int]:

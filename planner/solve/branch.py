@@ -13,39 +13,41 @@ from heapq import heappop, heappush
 import numpy as np
 
 from .fitting import fit, most
-from .free import NODES, Best, Effort
+from .free import NODES, WIDE, Effort
 from .limited import WINDOWS, look
 from .neighbours import wander
 from .network import Array, Impossible, Network
-from .prices import CELLS, Pricing
+from .prices import CELLS, Labour, Pricing
 from .simplify import simplify
 
 CASES = 40  # most cases at work 1
+PATIENCE = 20  # times the labour for a proof, for choices while the gap is wide
 FIRST, ROUNDS = 16, 8  # of new prices, of the whole and in a case
 SMALL, LARGE = 0.5, 4.0  # of the largest program: in the first cases, and where splitting does not help any more
-WIDE = 0.03  # gap at which better choices are worth more than better bounds
 HELPS = 0.2  # share of what is open by which the bound of a case that splitting helps rises
 
 
 def minimise_within(pricing: Pricing, effort: Effort, known: float = -np.inf) -> float:
     """Improve the best choice of a pricing towards the optimum within the limit; returns the bound.
 
-    Where the gap to the bound `known` is wide, better choices are worth more than better bounds, and come first, until
-    it is not.
+    Where the gap to the bound is wide, better choices are worth more than better bounds, and come first, until it is
+    not.
     """
     best = pricing.best
     known = known if best.seconds < np.inf else max(known, look(pricing, effort))
-    if _wide(best, known):
+    if best.wide(known):
+        patient = replace(pricing, labour=Labour(PATIENCE * effort.labour))
+        patient.ascend(FIRST)
+        patient.squeeze()
+        pricing.bound, pricing.price, pricing.sent = patient.bound, patient.price, patient.sent
+        known = max(known, pricing.bound)
+    wide = best.seconds < np.inf and best.wide(known)
+    if wide:
         wander(pricing, known, effort, known + WIDE * abs(known))
-    wide = _wide(best, known)
     bound = cases(pricing, effort, known)
     if not wide and best.seconds < np.inf:
         wander(pricing, bound, effort)
     return min(best.seconds, bound)
-
-
-def _wide(best: Best, bound: float) -> bool:
-    return WIDE * abs(bound) < best.seconds - bound < np.inf
 
 
 def cases(whole: Pricing, effort: Effort, known: float = -np.inf) -> float:

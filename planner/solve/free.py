@@ -16,6 +16,7 @@ from .simplify import DENSE, simplify
 from .trws import ROUNDING, Messages
 
 PROVEN = 1e-6  # relative gap that counts as proven
+WIDE = 0.03  # gap at which better choices are worth more than better bounds
 SWEEPS = 96  # most of one network
 STALL = 2e-3  # share of itself by which the bound has to rise in four sweeps; an eighth in each window
 WINDOWS = 4  # how often to look further above a bound; each time ten times as far
@@ -71,6 +72,10 @@ class Best:
     def proven(self, bound: float) -> bool:
         """Whether `bound` shows that nothing is noticeably better."""
         return self.seconds < np.inf and self.seconds - bound <= self.gap / 2 * abs(self.seconds)
+
+    def wide(self, bound: float) -> bool:
+        """Whether `bound` is so far that better choices are worth more than a better bound."""
+        return self.seconds - bound > WIDE * abs(bound)
 
 
 def minimise(
@@ -161,7 +166,7 @@ def prune(net: Network, messages: Messages, value: float) -> None:
 def fix(net: Network, floor: dict[int, np.ndarray], value: float) -> None:
     """Remove the strategies that no choice of at most `value` takes, going by the lower bounds `floor`."""
     for n, least in floor.items():
-        net.restrict(n, least <= value)
+        net.restrict(n, ~(least > value))  # whatever is no number proves nothing
 
 
 def exact(net: Network, best: Best, effort: Effort) -> float:

@@ -23,9 +23,11 @@ from .trws import Messages
 
 Array = np.ndarray
 CELLS = 1 << 16  # most cells that eliminating a node between prices may look at
-SWEEPS = 12  # most at one price
+SWEEPS = 4  # most at one price: the next one starts from these
 STALL = 2e-4  # share of itself by which the bound has to rise in a sweep
 MENDS = 4  # how often to raise prices on what does not fit
+GENTLY = 1 / 16  # of the price of a byte at which all memory costs as much as the choice, to begin with
+SQUEEZES, RISE = 12, 0.02  # how often to ask for more, and for how much more
 
 
 @dataclass
@@ -108,8 +110,23 @@ class Pricing:
                 return
             target = self.price + step * (duals - self.price)
 
-    def take(self, messages: Messages, price: Array, stall: float = STALL) -> None:
-        """Sweep until the bound stalls, keep it if it is the best one, and add the choices that come up."""
+    def squeeze(self) -> None:
+        """Look for choices that fit at higher prices than the best: higher where they break rows, then in between."""
+        sent, low, high = self.sent, self.price, None
+        for _ in range(SQUEEZES):
+            if self.best.proven(self.bound) or self.labour.left < 0:
+                return
+            price = low if high is None else (low + high) / 2
+            messages = Messages(self.priced(price), sent)
+            over = self.memory.used(self.take(messages, price, np.inf)) > self.memory.limit
+            sent = messages.sent
+            if not over.any():
+                high = price
+            else:
+                low = price * (1 + RISE) + over * (RISE * price.sum() / over.sum()) if high is None else price
+
+    def take(self, messages: Messages, price: Array, stall: float = STALL) -> tuple[int, ...]:
+        """Sweep until the bound stalls, keep it if it is the best one, and add the choices that come up; the first."""
         count = 0
         while count < SWEEPS:
             before, count = messages.bound, count + 1
@@ -119,12 +136,14 @@ class Pricing:
         self.labour.left -= (count + 5) * size(self.net)
         messages.settle()
         choice = descend(messages.net, messages.round())
-        self.add(messages.net.lift(choice))
-        self.mend(messages.net.lift(choice), choice, price)
+        whole = messages.net.lift(choice)
+        self.add(whole)
+        self.mend(whole, choice, price)
         if messages.bound > self.bound:
             self.bound, self.price, self.sent = messages.bound, price, messages.sent
+        return whole
 
-    def mend(self, whole: tuple[int, ...], choice: dict[int, int], price: Array, share: float = 0.5) -> None:
+    def mend(self, whole: tuple[int, ...], choice: dict[int, int], price: Array, share: float = GENTLY) -> None:
         """Raise the prices of the rows that a choice breaks until descent leads to one that fits.
 
         A `share` of a byte's fair price is where that begins; what is gentle at first ends with the same rise.
@@ -135,12 +154,15 @@ class Pricing:
             over = self.memory.used(whole) > self.memory.limit
             if not over.any():
                 return
-            step = max(float(price.max()), abs(self.seconds(whole)) / self.memory.limit)
-            price = price + np.where(over, min(0.5, share * 2.0**i) * step, 0.0)
+            price = price + np.where(over, min(0.5, share * 2.0**i) * self._step(price, whole), 0.0)
             choice = descend(self.net, choice, self.net.weights(price))
             whole = self.net.lift(choice)
             self.add(whole)
-            self.labour.left -= 2 * size(self.net)
+            self.labour.left -= size(self.net) / 4
+
+    def _step(self, price: Array, whole: tuple[int, ...]) -> float:
+        """A price of a byte that nobody pays gladly."""
+        return max(float(price.max()), abs(self.seconds(whole)) / self.memory.limit)
 
     def shrink(self, messages: Messages) -> None:
         """Remove what cannot be in a better choice, from the network and from the messages."""

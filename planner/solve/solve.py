@@ -13,14 +13,17 @@ from .excess import least_excess
 from .fitting import fit
 from .free import NODES, PROVEN, Best, Effort, minimise
 from .network import Array, Impossible, Network
-from .prices import Labour, Pricing
+from .prices import Labour, Pricing, size
 from .problem import Problem, Solution, evaluate, peak
-from .trws import ROUNDING
+from .search import descend
+from .trws import ROUNDING, Messages
 from .whole import bound_of
 
 Progress = Callable[[str, float, float], None]
 ALIKE = 1e-5  # gap at which choices with equal parts alike are good enough to start from
 NONE = np.zeros(0)
+MUCH = 2e7  # cells: to sweep a larger network takes long, and where memory is short that is in vain
+GLANCES = 4  # sweeps of it, to see whether that is so
 HASTE = 8  # share of the work for them where the whole is not solved, and its own bound leaves a gap anyhow
 
 
@@ -111,7 +114,7 @@ def _solved(
         free.offer(start)
     try:
         net = made.left(masks)
-        bound = minimise(net.priced(price), free, effort)
+        bound = _ignoring_memory(net.priced(price), free, made, effort)
     except Impossible:
         return nothing(made.problem)
     report("memory ignored", free.seconds, bound)
@@ -128,6 +131,18 @@ def _solved(
     return _misfit(made, net, masks, known, effort)
 
 
+def _ignoring_memory(net: Network, free: Best, made: Ready, effort: Effort) -> float:
+    """Improve the best choice when memory is no object; returns the bound. A rough one of much that hardly fits."""
+    if size(net) > MUCH:
+        messages = Messages(net)
+        for _ in range(GLANCES):
+            messages.sweep()
+        free.offer(net.lift(descend(net, messages.round())))
+        if np.isfinite(free.seconds) and not np.isfinite(made.scoring.within(free.choice)):
+            return messages.bound
+    return minimise(net, free, effort)
+
+
 def _within(
     made: Ready,
     masks: Mapping[int, Array],
@@ -138,17 +153,18 @@ def _within(
     report: Progress,
 ) -> tuple[float, Array]:
     """Improve the best choice that fits: what is large first, then all; returns the bound and the prices behind it."""
-    price = np.zeros(made.memory.rows)
+    price, known = np.zeros(made.memory.rows), dict.fromkeys(known)
     for name, one, search in (("large loads", made.light, cases), ("memory", made, minimise_within)):
         if one is None or best.proven(bound):
             continue
         try:
             net = fit(one.left(masks), one.memory.limit)
-            pricing = Pricing(net, one.memory, best, made.scoring.seconds, Labour(effort.labour), report=report)
+            labour = Labour(effort.labour)
+            pricing = Pricing(net, one.memory, best, made.scoring.seconds, labour, report=report, price=price)
             for choice in known:
                 pricing.add(choice)
             bound = max(bound, search(pricing, effort, bound))
-            price = pricing.price if len(pricing.price) else price
+            price, known = pricing.price, known | dict.fromkeys(pricing.columns)
         except Impossible:
             bound = best.seconds
         report(name, best.seconds, bound)
