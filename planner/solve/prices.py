@@ -121,7 +121,7 @@ class Pricing:
             over = self.memory.used(self.take(messages, price, np.inf)) > self.memory.limit
             sent = messages.sent
             if not over.any():
-                high = price
+                low, high = low * (1 - RISE), price
             else:
                 low = price * (1 + RISE) + over * (RISE * price.sum() / over.sum()) if high is None else price
 

@@ -153,7 +153,7 @@ def _within(
     report: Progress,
 ) -> tuple[float, Array]:
     """Improve the best choice that fits: what is large first, then all; returns the bound and the prices behind it."""
-    price, known = np.zeros(made.memory.rows), dict.fromkeys(known)
+    price, tried = np.zeros(made.memory.rows), dict.fromkeys(known)
     for name, one, search in (("large loads", made.light, cases), ("memory", made, minimise_within)):
         if one is None or best.proven(bound):
             continue
@@ -161,10 +161,10 @@ def _within(
             net = fit(one.left(masks), one.memory.limit)
             labour = Labour(effort.labour)
             pricing = Pricing(net, one.memory, best, made.scoring.seconds, labour, report=report, price=price)
-            for choice in known:
+            for choice in tried:
                 pricing.add(choice)
             bound = max(bound, search(pricing, effort, bound))
-            price, known = pricing.price, known | dict.fromkeys(pricing.columns)
+            price, tried = pricing.price, tried | dict.fromkeys(pricing.columns)
         except Impossible:
             bound = best.seconds
         report(name, best.seconds, bound)
