@@ -23,7 +23,7 @@ from .trws import ROUNDING, Messages
 
 SHARE = 0.3  # of the labour for a proof
 DEAR = 1e3  # times the seconds of a choice that all of memory costs
-STEPS, FEW = 12, 2  # of bisection; where nothing comes after it
+STEPS = 12  # of bisection
 CLOSE = 5e-3  # of the excess, at which it stops
 
 
@@ -41,7 +41,7 @@ def least_excess(
         memory: Its rows.
         starts: Choices of the whole problem to begin with.
         effort: When to stop.
-        windows: As in `look`; none for what the first step finds.
+        windows: As in `look`; none for what is seen at a glance.
     """
     scoring = memory.scoring
 
@@ -54,7 +54,7 @@ def least_excess(
     least, known = Best(excess, effort.gap), [*starts, _thrifty(net, memory, effort, not windows)]
     for choice in known:
         least.offer(choice)
-    bound = _impossible(net, memory, least.seconds, STEPS if windows else FEW)
+    bound = _impossible(net, memory, least.seconds, STEPS if windows else 0)
     if windows and not least.proven(bound):
         pricing = Pricing(net.costless(), memory, least, possible, Labour(SHARE * effort.labour), soft=True)
         bound = max(bound, _improved(pricing, known, effort, windows))
