@@ -1,5 +1,6 @@
 """make_plan: the stages one after the other, timed. The one place that reads the clock."""
 
+import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -103,15 +104,27 @@ def function_name(fun: Callable) -> str:
     return (getattr(fun, "__qualname__", None) or type(fun).__name__).rsplit("<locals>.", 1)[-1]
 
 
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Python does not look for cycles meanwhile: among the many objects of a large program that takes long."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
 def plan_program(
     program: Program, setting: Setting, ins: Any, outs: Any, known: bool, clock: "_Clock", name: str
 ) -> Plan:
     """Graph, integer program, known layouts, solution, plan."""
-    with clock("graph"):
+    with clock("graph"), _undisturbed():
         graph = stages.graph_of(program, setting, ins, outs)
-    with clock("formulate"):
+    with clock("formulate"), _undisturbed():
         formulation = stages.formulation_of(program, graph, setting)
-    with clock("presolve"):
+    with clock("presolve"), _undisturbed():
         made = ready(formulation.problem)
     with clock("known layouts"):
         scored = stages.known_layouts(formulation, made, setting.work) if known else ()
@@ -119,9 +132,9 @@ def plan_program(
         solution = stages.solved(made, [s for _, s in scored], setting, clock.progress)
     if solution.status == "infeasible":
         raise stages.explain_misfit(formulation, solution, smallest_mesh(program, setting, ins, outs), setting)
-    with clock("order"):
+    with clock("order"), _undisturbed():
         solution, ordered = stages.with_orders(formulation, made, solution, setting)
-    with clock("write"):
+    with clock("write"), _undisturbed():
         plan = stages.plan_of(program, formulation, solution, [k for k, _ in scored], setting, name, ordered)
     plan._timings.update(clock.seconds)
     plan._question = Question(program, setting, ins, outs, name, solution.choice)

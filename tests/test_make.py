@@ -1,5 +1,6 @@
 """The stages together: what fits, what they measured, and that the same input gives the same bytes."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -135,3 +136,15 @@ def test_back_ends_plan_alike():
     assert plans[0].seconds == pytest.approx(plans[1].seconds, rel=1e-6)
     with pytest.raises(planner.PlanError, match="no solver 'glpk'; there are highs and cp-sat"):
         make_plan(mlp, X, W, V, mesh=ABSTRACT, machine=testing.EAGER, backend="glpk")
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_planning_leaves_the_garbage_collector_as_it_was(collects):
+    (gc.enable if collects else gc.disable)()
+    try:
+        make_plan(mlp, X, W, V, mesh=ABSTRACT, machine=testing.EAGER)
+        with pytest.raises(errors.DoesNotFitError):
+            make_plan(mlp, X, W, V, mesh=ABSTRACT, machine=testing.EAGER, memory_limit=1.0)
+        assert gc.isenabled() == collects
+    finally:
+        gc.enable()
