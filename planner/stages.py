@@ -162,7 +162,7 @@ def with_orders(
     """
     best, ordered = solution, order_axes(formulation, solution.choice, setting.model)
     least = evaluate(formulation.problem, best.choice) + ordered.seconds
-    for _ in range(1 if made.alike else ROUNDS):
+    for _ in range(1 if made.large else ROUNDS):
         if ordered.seconds <= SMALL * least:
             break
         again = together(formulation, made, best, ordered, setting.model)
