@@ -169,3 +169,29 @@ def test_parallel_edges_in_both_directions_add_up():
     table = plain(problem).near[0][1]
     dense = table.cost[table.row][:, table.col]
     assert all(dense[x] == pytest.approx(evaluate(problem, x)) for x in choices(problem))
+
+
+def meshed(seed, infinite, nodes=10):
+    """Nodes joined at random, half of the tables with nothing but what is impossible."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(2, 5, nodes).tolist()
+    edges = []
+    for _ in range(2 * nodes):
+        u, v = rng.choice(nodes, 2, replace=False).tolist()
+        cost = rng.random((sizes[u], sizes[v])) * (rng.random() < 0.5)
+        cost[rng.random(cost.shape) < infinite] = np.inf
+        edges.append(Edge(u, v, np.arange(sizes[u]), np.arange(sizes[v]), cost))
+    return Problem(tuple(map(rng.random, sizes)), tuple(edges), tuple(map(np.zeros, sizes)))
+
+
+def test_every_strategy_that_is_left_has_a_partner_in_every_neighbour():
+    """Message passing counts on that: a strategy without one would send infinite messages."""
+    left = 0
+    for seed in range(600):
+        try:
+            net = simplify(network(meshed(seed, 0.1 + 0.15 * (seed % 3))), 1, dominance=False)
+        except Impossible:
+            continue
+        left += bool(net.near)
+        assert all(table.sound for _, _, table in net.pairs()), seed
+    assert left > 200

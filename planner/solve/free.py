@@ -166,7 +166,7 @@ def prune(net: Network, messages: Messages, value: float) -> None:
 def fix(net: Network, floor: dict[int, np.ndarray], value: float) -> None:
     """Remove the strategies that no choice of at most `value` takes, going by the lower bounds `floor`."""
     for n, least in floor.items():
-        net.restrict(n, ~(least > value))  # whatever is no number proves nothing
+        net.restrict(n, least <= value)
 
 
 def exact(net: Network, best: Best, effort: Effort) -> float:

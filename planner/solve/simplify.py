@@ -49,7 +49,7 @@ def _visit(net: Network, n: int, cells: int, dominance: bool) -> list[int]:
     near = sorted(net.near[n])
     settle(net, n)
     if eliminate(net, n, cells) or merge(net, n):
-        return near
+        return changed + near
     if dominance and undominated(net, n):
         changed.append(n)
     return changed + (near if len(net.unary[n]) < before else [])

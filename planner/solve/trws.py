@@ -140,7 +140,7 @@ class Messages:
             self.bound = max(self.bound, before, self._lowered(self._value))
             self._last = before, reduced
             for n, now in reduced.items():
-                self.floor[n] = np.fmax(self.floor[n], before + now)
+                self.floor[n] = np.maximum(self.floor[n], before + now)
         return self.bound
 
     def _turn(self, n: int, ahead: bool) -> tuple[list[tuple[int, int]], list[_Link | None], float]:
