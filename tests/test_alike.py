@@ -51,7 +51,7 @@ def folded_of(problem):
 def test_what_repeats_only_its_loose_ends_is_not_folded():
     """Equal nodes that no edge joins are many, but what there is to decide does not get less."""
     problem = transformer(3)
-    loose = len(problem.cost)
+    loose = 2 * len(problem.cost)
     more = Problem((*problem.cost, *[np.zeros(2)] * loose), problem.edges, (*problem.usage, *[np.ones(2)] * loose))
     assert fold(more) is None
 

@@ -132,7 +132,10 @@ def _solved(
 
 
 def _ignoring_memory(net: Network, free: Best, made: Ready, effort: Effort) -> float:
-    """Improve the best choice when memory is no object; returns the bound. A rough one of much that hardly fits."""
+    """Improve the best choice when memory is no object; returns the bound.
+
+    A large network is only glanced at, where what that finds does not fit.
+    """
     if size(net) > MUCH:
         messages = Messages(net)
         for _ in range(GLANCES):
