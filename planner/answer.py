@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from passes.jaxpr import show
+from passes.moves import filled
 from planner.cost.model import CostModel
 from planner.formulate import Formulation
 from planner.graph import Edge, Node, Port
@@ -253,13 +254,15 @@ def _inside(answer: Answer, n: int) -> Iterator[Collective]:
 
 
 def _reshard(answer: Answer, i: int) -> Iterator[Collective]:
-    """The collectives of an edge, as `passes.moves` makes them: axes in the order in which they stand."""
+    """The collectives of an edge, as `passes.moves` makes them: axes in the order in which they stand, sums filled up."""
     f = answer.formulation
     edge, waiting = f.graph.edges[i], 1.0 - f.hidden.get(i, 0.0)
     aval = f.graph.aval(edge.source)
     for kind, axes, parts in answer.way(edge):
         nbytes, mask = aval.elements * aval.itemsize / parts, f.mesh.mask(axes)
         seconds = float(answer.model.collective(kind, np.asarray(nbytes), np.asarray(mask)))
+        if kind == "reduce_scatter":
+            nbytes = filled(aval.elements / parts, int(f.mesh.size[mask]), aval.itemsize) * aval.itemsize
         yield _collective(answer, edge, kind, mask, nbytes, seconds * (waiting if kind == "all_gather" else 1.0))
 
 

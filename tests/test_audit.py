@@ -142,6 +142,19 @@ def test_rings_are_compiled_as_planned(mesh, size, machine):
     assert "ring " in show(found, 140)
 
 
+@needs_libtpu
+@pytest.mark.parametrize("columns", [320, 384])
+def test_a_small_scatter_is_compiled_as_planned(columns):
+    """Each of four devices keeps 16 rows of columns: of 320 these are five tiles, filled up to six."""
+    mesh = topology_mesh("v5e:2x4")
+    args = jax.ShapeDtypeStruct((64, 4096), jnp.bfloat16), jax.ShapeDtypeStruct((4096, columns), jnp.bfloat16)
+    ins, out = (PartitionSpec(None, "y"), PartitionSpec("y")), PartitionSpec("y")
+    fun = planner.autoshard(jnp.matmul, mesh=mesh, in_shardings=ins, out_shardings=out)
+    found = planner.audit(plan := fun.plan(*args), fun.lower(*args).compile(), mesh)
+    assert [(c.kind, c.axes, c.nbytes) for c in plan.collectives] == [("reduce_scatter", ("y",), 64 * 384 * 2)]
+    assert not found.surprises and not found.missing
+
+
 def compiled_with(plan):
     return eager(mlp, mesh=MESH, plan=plan).lower(X, W, V).compile()
 

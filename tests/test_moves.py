@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec
 from programs import mesh
 
 from passes import jaxpr
-from passes.moves import exchange, move
+from passes.moves import exchange, filled, move
 from passes.way import Shard, Step, steps
 
 MESH = mesh(2, 2, 2)
@@ -117,7 +117,7 @@ def test_axes_of_a_dim_come_and_go_in_any_order(order):
 
 @pytest.mark.parametrize(
     ("shape", "dim", "orders"),
-    [((32, 3, 128), 0, [(0, 2, 1, 3)]), ((2, 32, 3, 128), 1, [(0, 2, 3, 1, 4)]), ((8, 3, 128), 0, [])],
+    [((32, 4, 128), 0, [(0, 2, 1, 3)]), ((2, 32, 3, 128), 1, [(0, 2, 3, 1, 4)]), ((8, 3, 128), 0, [])],
     ids=["heads", "sequences of heads", "less than a tile"],
 )
 def test_rows_are_scattered_from_behind_the_short_dims_that_follow(shape, dim, orders):
@@ -132,6 +132,44 @@ def test_rows_are_scattered_from_behind_the_short_dims_that_follow(shape, dim, o
     laid = [e for _, e in jaxpr.walk(jax.make_jaxpr(moved)(x)) if jaxpr.primitive_name(e) == "layout_constraint"]
     found = [e.params["layout"].major_to_minor for e in laid]
     assert [order for order in found if len(order) > 3] == orders
+
+
+PAIR = 2 * 8 * 128
+
+
+@pytest.mark.parametrize(
+    ("part", "itemsize", "sent"),
+    [
+        (PAIR, 2, PAIR),
+        (PAIR // 2, 2, PAIR),
+        (5 * PAIR // 2, 2, 3 * PAIR),
+        (5 * PAIR // 2, 4, 3 * PAIR),
+        (PAIR + 128, 4, 2 * PAIR),
+        (PAIR // 2 - 1, 2, PAIR // 2 - 1),
+        (513 * PAIR / 2, 4, 513 * PAIR / 2),
+    ],
+    ids=["a pair", "one tile", "five", "five of words", "a row more", "less than a tile", "no small sum"],
+)
+def test_small_shards_are_filled_up_to_pairs_of_tiles(part, itemsize, sent):
+    assert filled(4 * part, 4, itemsize) == 4 * sent
+
+
+@pytest.mark.parametrize(
+    ("shape", "dim", "rows"),
+    [((16, 1280), 0, 32), ((16, 1280), 1, 32), ((3, 4, 1024), 1, 32), ((4, 8192), 1, 32), ((1, 8192), 1, 32)],
+    ids=["rows", "columns", "in the middle", "few rows", "one row"],
+)
+def test_shards_that_are_filled_up_arrive_as_they_were(shape, dim, rows):
+    whole = Shard(((),) * len(shape), frozenset("xy"))
+    want = Shard(tuple(("x", "y") if d == dim else () for d in range(len(shape))))
+    moved = jax.shard_map(
+        lambda x: move(x, whole, want, SIZES), mesh=MESH, in_specs=PartitionSpec(), out_specs=want.spec, check_vma=False
+    )
+    x = np.random.default_rng(0).integers(-4, 5, shape).astype(np.float32)
+    np.testing.assert_array_equal(np.asarray(jax.jit(moved)(x)), 4 * x)
+    found = {jaxpr.primitive_name(e): e.invars[0].aval for _, e in jaxpr.walk(jax.make_jaxpr(moved)(x))}
+    scattered = found["reduce_scatter"]
+    assert (scattered.shape[0], scattered.size) == (rows, filled(x.size, 4, 4))
 
 
 def primitives(fun, x):
