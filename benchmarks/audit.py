@@ -185,7 +185,8 @@ def row(found: Audit) -> list[str]:
     """Shares of communicated bytes, then predicted and compiled peak and time."""
     a, b = found.predicted_memory, found.compiled_memory
     predicted = found.predicted_seconds or 0.0
-    peaks = [f"{p.peak / 1e9:.2f}" for p in (a, b) if p] + [f"{a.peak / b.peak - 1:+.1%}" if a and b else "-"]
+    held = [f"{p.peak / 1e9:.2f}" for p in (a, b) if p] + [f"{b.allocated / 1e9:.2f}" if b else "-"]
+    peaks = [*held, f"{a.peak / b.peak - 1:+.1%}" if a and b else "-"]
     parts = [seconds(t) for t in (found.compute, found.exposed, found.hidden)]
     time = [seconds(predicted), seconds(found.seconds), f"{predicted / found.seconds - 1:+.0%}"]
     return [f"{found.surprising:.2%}", f"{found.absent:.2%}", *peaks, *time, *parts]
@@ -193,7 +194,7 @@ def row(found: Audit) -> list[str]:
 
 def tables() -> tuple[Table, Table]:
     """Both tables, without rows."""
-    columns = ("surprise", "absent", "GB", "compiled", "error", "predicted", "schedule", "error")
+    columns = ("surprise", "absent", "GB", "compiled", "allocated", "error", "predicted", "schedule", "error")
     audits = table("Planned and compiled", "workload", "topology", *columns, "compute", "exposed", "hidden")
     rivals = ("ours", "not told", "as they lie", "no plan", *LAYOUTS)
     return audits, table("Time along the compiled schedule", "workload", "topology", *rivals)

@@ -7,7 +7,7 @@ show how far estimates and measurements lie apart. Needs the extra `tpu-aot`; no
 
 from collections.abc import Mapping
 from itertools import product
-from math import log
+from math import hypot, log
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +54,7 @@ def predicted(chip: Chip, shares: tuple[float, float], case: Matmul) -> float:
     """Seconds of a matmul in bf16 at these shares of the chip's rates: the planner's roofline."""
     m, k, n = case
     flops, nbytes = 2 * m * k * n, 2 * (m * k + k * n + m * n)
-    return max(flops / (shares[0] * chip.flops["bfloat16"]), nbytes / (shares[1] * chip.hbm_bandwidth))
+    return hypot(flops / (shares[0] * chip.flops["bfloat16"]), nbytes / (shares[1] * chip.hbm_bandwidth))
 
 
 def fit(chip: Chip, known: Mapping[Matmul, float]) -> tuple[float, float]:

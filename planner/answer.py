@@ -254,7 +254,7 @@ def _inside(answer: Answer, n: int) -> Iterator[Collective]:
 
 
 def _reshard(answer: Answer, i: int) -> Iterator[Collective]:
-    """The collectives of an edge, as `passes.moves` makes them: axes in the order in which they stand, sums filled up."""
+    """The collectives of an edge, as `passes.moves` makes them: axes as they stand, sums filled up."""
     f = answer.formulation
     edge, waiting = f.graph.edges[i], 1.0 - f.hidden.get(i, 0.0)
     aval = f.graph.aval(edge.source)

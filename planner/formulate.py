@@ -314,7 +314,8 @@ def _worked(
         if node.role != "op":
             return known.setdefault(id(s), (s, np.zeros(len(s))))
         kept = tuple(Port(n, r) in held.stored for r in range(len(node.avals)))
-        key = (id(s), kept, tuple(sorted(operands[n].items())), node.avals, node.trips)
+        kind = node.rule.flops, node.rule.fusible, node.rule.touched, node.rule.precision
+        key = (id(s), kind, kept, tuple(sorted(operands[n].items())), node.avals, node.trips)
         if key not in known:
             s, seconds = _worthwhile(s, worth, *_seconds(_Local(node, operands[n], kept, model, chip), s))
             known[key] = s, node.trips * seconds
@@ -340,7 +341,9 @@ class _Local:
         if self.node.rule.fusible:  # the vector unit takes as long for words at the memory's full rate
             words = moved_bytes(self.node, self.operands, self.kept, s, self.chip.word)
             nbytes = np.maximum(nbytes, self.chip.hbm_share * words)
-        return self.model.compute(flops / steps, nbytes / steps, compute_dtype(self.node, self.operands))
+        dtype = compute_dtype(self.node, self.operands)
+        flops = flops * self.chip.times(dtype, self.node.rule.precision)
+        return self.model.compute(flops / steps, nbytes / steps, dtype)
 
 
 def _unringed(s: Strategies) -> Strategies:

@@ -20,6 +20,7 @@ from planner.layouts import Layout, allowed, layouts, weight_matmuls
 from planner.notation import notation
 from planner.order import Ordered, order_axes
 from planner.plan import Known, Plan, Value, key_of
+from planner.rounded import rounded
 from planner.sharding import MeshShape
 from planner.solve import PROVEN, Ready, Solution, evaluate, peak, rivals, solve
 from planner.together import together
@@ -73,7 +74,9 @@ class Setting:
 def graph_of(program: Program, setting: Setting, in_shardings: Any, out_shardings: Any) -> Graph:
     """The program's graph with the user's specs on it."""
     pins = user_pins(program, in_shardings, out_shardings, setting.shape)
-    return build_graph(program.closed, program.names, program.ties(), pins, program.hints, dict(setting.mesh.shape))
+    sizes, chip = dict(setting.mesh.shape), setting.machine.chip
+    found = build_graph(program.closed, program.names, program.ties(), pins, program.hints, sizes)
+    return rounded(found) if chip.rounds else found
 
 
 def formulation_of(program: Program, graph: Graph, setting: Setting) -> Formulation:

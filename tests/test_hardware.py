@@ -7,6 +7,7 @@ from jax.sharding import AbstractMesh
 from planner.cost.collectives import all_to_all, groups
 from planner.cost.hardware import PRESETS, machine_named, machine_of, torus_spans
 from planner.errors import UnknownMachineError
+from planner.rules.rule import PRECISIONS
 
 
 def links(name, *sizes):
@@ -18,7 +19,8 @@ def test_presets_are_sane(name):
     chip, fabric = PRESETS[name].chip, PRESETS[name].fabric
     assert PRESETS[name].name == chip.name == name
     assert 8e9 < chip.hbm_bytes < 1e12
-    assert chip.flops["float32"] <= chip.rate("bfloat16") <= chip.rate("int8")
+    assert chip.rate("float32") <= chip.rate("bfloat16") <= chip.rate("int8")
+    assert 1 <= chip.passes[0] <= chip.passes[1]
     assert 1e-7 < fabric.hop < 1e-4
     assert chip.hbm_bandwidth >= fabric.link > fabric.outer
     assert 0 < chip.flops_share <= 1 and 0 < chip.hbm_share <= 1
@@ -34,8 +36,17 @@ def test_presets_say_what_the_datasheets_say():
 
 
 def test_dtypes_without_a_rate_run_at_that_of_float32():
-    chip = PRESETS["tpu-v4"].chip
+    chip = PRESETS["h100"].chip
     assert chip.rate("int32") == chip.rate("float32") < chip.rate("bfloat16")
+
+
+def test_float32_is_multiplied_in_passes():
+    """A TPU's matrix unit takes bfloat16; of a GPU's only the highest precision leaves the tensor cores."""
+    v4, a100 = PRESETS["tpu-v4"].chip, PRESETS["a100"].chip
+    assert v4.rate("float32") == v4.rate("bfloat16")
+    assert [v4.times("float32", p) for p in PRECISIONS] == [1, 3, 6]
+    assert [v4.times("bfloat16", p) for p in PRECISIONS] == [1, 1, 1]
+    assert [a100.times("float32", p) for p in PRECISIONS] == [1, 1, 156 / 19.5]
 
 
 def test_an_axis_closes_where_the_chip_says():

@@ -1,5 +1,6 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from math import prod
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 from equations import CALLS, MESH, Equation, check, equations, primitives
+from jax import lax
 from jax.sharding import PartitionSpec
 from samples import SAMPLES, Sample, conv, floats, ints
 
@@ -212,6 +214,25 @@ def test_factors_of_a_matmul() -> None:
     assert rule.results == (((0,), (1,), (3,)),)
     assert rule.sizes == (4, 8, 16, 8)
     assert rule.reduced == {2: "sum"} and not rule.fusible
+
+
+PRECISIONS: dict[Any, str] = {
+    None: "default",
+    "default": "default",
+    "BF16_BF16_F32": "default",
+    "high": "high",
+    ("high", "default"): "high",
+    "BF16_BF16_F32_X3": "high",
+    ("high", "highest"): "highest",
+    "BF16_BF16_F32_X6": "highest",
+    "F32_F32_F32": "highest",
+}
+
+
+@pytest.mark.parametrize(("asked", "precision"), PRECISIONS.items(), ids=map(str, PRECISIONS))
+def test_the_precision_that_is_asked_for(asked: Any, precision: str) -> None:
+    a, dot = floats(8, 8), partial(lax.dot, precision=asked)
+    assert rule_of(dot, a, a).precision == precision
 
 
 def test_only_the_major_part_of_a_merged_dim_is_split() -> None:

@@ -113,7 +113,7 @@ def _predicted(plan: Plan) -> Memory:
     arguments, outputs = (sum(v.nbytes for v in side) for side in (plan.arguments, plan.results))
     aliased = sum(v.nbytes for v in plan.results if v.place)
     rest = max(0.0, plan.peak_bytes - arguments - outputs + aliased)
-    return Memory(arguments=arguments, temporaries=rest, outputs=outputs, aliased=aliased)
+    return Memory(arguments=arguments, temporaries=rest, outputs=outputs, aliased=aliased, peak=plan.peak_bytes)
 
 
 def _allocated(compiled: Any) -> Memory | None:
@@ -125,6 +125,7 @@ def _allocated(compiled: Any) -> Memory | None:
         temporaries=found.temp_size_in_bytes,
         outputs=found.output_size_in_bytes,
         aliased=found.alias_size_in_bytes,
+        peak=found.peak_memory_in_bytes,
     )
 
 

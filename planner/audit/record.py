@@ -51,16 +51,21 @@ class Pair(_Record):
 
 
 class Memory(_Record):
-    """Bytes of a chip. `aliased` outputs lie in the place of arguments and count once."""
+    """Bytes of a chip. `aliased` outputs lie in the place of arguments and count once.
+
+    `peak` is what is held at once where that is most. What is `allocated` may be more: temporaries lie in one block, in
+    which there are gaps, and outputs that share their bytes with temporaries count with both.
+    """
 
     arguments: float
     temporaries: float
     outputs: float
     aliased: float
+    peak: float
 
     @property
-    def peak(self) -> float:
-        """All of them together."""
+    def allocated(self) -> float:
+        """All parts together."""
         return self.arguments + self.temporaries + self.outputs - self.aliased
 
 

@@ -79,7 +79,7 @@ def _moves(title: str, rows: Sequence[tuple[Move, str]], last: str = "") -> Tabl
 def memory(found: Audit) -> Table:
     """Bytes of a chip by part."""
     table = Table(title="Memory of a chip", title_justify="left")
-    for name in ("", "arguments", "temporaries", "outputs", "aliased", "peak"):
+    for name in ("", "arguments", "temporaries", "outputs", "aliased", "allocated", "peak"):
         table.add_column(name, justify="right" if name else "left")
     for name, part in (("predicted", found.predicted_memory), ("compiled", found.compiled_memory)):
         if part is not None:
@@ -88,7 +88,8 @@ def memory(found: Audit) -> Table:
 
 
 def _sizes(part: Memory) -> list[str]:
-    return [size(n) for n in (part.arguments, part.temporaries, part.outputs, part.aliased, part.peak)]
+    parts = part.arguments, part.temporaries, part.outputs, part.aliased, part.allocated, part.peak
+    return list(map(size, parts))
 
 
 def lines(found: Audit) -> Table:

@@ -26,7 +26,7 @@ class Chip:
     """One chip, or whatever JAX calls one device.
 
     Attributes:
-        flops: Peak FLOP/s by dtype name; "float32" must be there.
+        flops: Peak FLOP/s by dtype name, in default precision; "float32" must be there.
         hbm_bytes: Bytes of memory.
         hbm_bandwidth: Bytes/s of that memory.
         tile: Buffers are padded to multiples of this in their last two dims (sublane, lane).
@@ -39,6 +39,9 @@ class Chip:
             and work enough.
         word: Fewest bytes that an element takes in the vector unit, which moves as many bytes/s as memory does at its
             peak.
+        passes: So many times longer a matmul of float32 takes in precision HIGH, and in HIGHEST.
+        rounds: Whether its compiler rounds float32 operands of matmuls in default precision to bfloat16, and stores
+            what it computes for them alone as such.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -55,6 +58,8 @@ class Chip:
     reserved: Amount = 0.0
     ahead: Annotated[float, Field(ge=0, le=1)] = 0.0
     word: Annotated[int, Field(gt=0)] = 1
+    passes: tuple[Positive, Positive] = (1.0, 1.0)
+    rounds: bool = False
 
     @property
     def usable_bytes(self) -> float:
@@ -64,6 +69,11 @@ class Chip:
     def rate(self, dtype: str) -> float:
         """FLOP/s for operands of a dtype; f32 and integers without a rate of their own run at the f32 rate."""
         return self.flops_share * self.flops.get(dtype, self.flops["float32"])
+
+    def times(self, dtype: str, precision: str) -> float:
+        """How many times longer a matmul takes than in default precision."""
+        passes = {"default": 1.0, "high": self.passes[0], "highest": self.passes[1]}
+        return passes[precision] if dtype == "float32" else 1.0
 
 
 @dataclass(frozen=True)

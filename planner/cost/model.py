@@ -58,7 +58,7 @@ class Roofline:
 
     def compute(self, flops: Array, nbytes: Array, dtype: str) -> Array:
         """Seconds of local work."""
-        return np.maximum(flops / self.chip.rate(dtype), nbytes / (self.chip.hbm_share * self.chip.hbm_bandwidth))
+        return np.hypot(flops / self.chip.rate(dtype), nbytes / (self.chip.hbm_share * self.chip.hbm_bandwidth))
 
     def collective(self, kind: str, nbytes: Array, mask: Array) -> Array:
         """Seconds of a collective; nothing for no axes. Each of its phases has to be launched.

@@ -14,16 +14,16 @@ from planner.cost.machine import Chip, Machine
 GIB = 1024.0**3
 BOOK = 'scaling-book, "tpus"'
 
-FITTED = (0.72, 0.66, 1.75e-6)
+FITTED = (0.75, 0.73, 1.5e-6)
 """flops_share, hbm_share and overhead of TPUs: fitted on tpu-v4 by benchmarks/paper/calibrate.py, on the 540B bf16
 points of figure 1 in Pope et al. 2022. Other TPUs have the overhead of it, and where the TPU compiler knows them shares
 of their own (`ESTIMATED`). The CPU stands at its datasheet."""
 
-ESTIMATED = {"tpu-v5e": (0.8, 0.75), "tpu-v5p": (0.85, 0.6), "tpu-v6e": (0.6, 0.85)}
+ESTIMATED = {"tpu-v5e": (0.85, 0.8), "tpu-v5p": (0.9, 0.65), "tpu-v6e": (0.7, 0.85)}
 """flops_share and hbm_share fitted by benchmarks/rates.py on what libtpu 0.0.42 expects of ten matmuls. For tpu-v4 that
-would be 0.8 and 0.75."""
+would be 0.85 and 0.75."""
 
-FITTED_GPU = (0.69, 0.65, 1e-6)
+FITTED_GPU = (0.68, 0.65, 2e-6)
 """The same of GPUs: by hand on ten matmuls of an H200 (benchmarks/gpu.py), and taken for the other GPUs too."""
 
 
@@ -40,23 +40,36 @@ VECTOR = 4
 0.87 (v5p) to 1.00 (v6e) of the memory's bandwidth."""
 
 
+BF16_PASSES = (3.0, 6.0)
+"""A TPU multiplies float32 in bfloat16, once unless it is told more (`jax.lax.Precision`). libtpu 0.0.42 expects 3.1 to
+3.5 and 6.1 to 6.8 times the time at the peak of bfloat16. GPUs take tensorfloat32, but for the highest precision."""
+
+
+SLOW = (4.0, 10.0)
+"""What libtpu 0.0.42 expects of matmuls of 16 and of 32 bit integers on v4 and v5e, over the time of bfloat16."""
+
+
 def _tpu(
     name: str, bf16: float, int8: float, hbm: float, bandwidth: float, fabric: Fabric, source: str, mxu: int = 128
 ) -> Machine:
-    flops = {"bfloat16": bf16, "float16": bf16, "int8": int8, "float32": bf16 / 4}
+    flops = {"bfloat16": bf16, "float16": bf16, "float32": bf16, "int8": int8, "uint8": int8}
+    flops |= {"int16": bf16 / SLOW[0], "uint16": bf16 / SLOW[0], "int32": bf16 / SLOW[1], "uint32": bf16 / SLOW[1]}
     free, ahead = USABLE[name] * GIB, AHEAD.get(name, 0.0)
     shares = *ESTIMATED.get(name, FITTED[:2]), FITTED[2]
-    chip = Chip(name, flops, hbm, bandwidth, (8, 128), mxu, *shares, reserved=hbm - free, ahead=ahead, word=VECTOR)
+    chip = Chip(name, flops, hbm, bandwidth, (8, 128), mxu, *shares, hbm - free, ahead, VECTOR, BF16_PASSES, True)
     return Machine(name, chip, fabric, source)
 
 
-def _gpu(name: str, bf16: float, int8: float, hbm: float, bandwidth: float, egress: float, nic: float) -> Machine:
+def _gpu(
+    name: str, bf16: float, int8: float, fp32: float, hbm: float, bandwidth: float, egress: float, nic: float
+) -> Machine:
     flops = {"bfloat16": bf16, "float16": bf16, "int8": int8, "float32": bf16 / 2}
     if name != "a100":
         flops["float8_e4m3fn"] = int8
     fabric = Fabric(egress, 2e-6, node=8, outer=nic, outer_hop=5e-6)
     source = f"NVIDIA {name.upper()} datasheet (SXM); nodes of 8 with {nic * 8e-9:g} Gb/s InfiniBand per GPU, as in DGX"
-    return Machine(name, Chip(name, flops, hbm, bandwidth, (1, 1), 1, *FITTED_GPU), fabric, source)
+    chip = Chip(name, flops, hbm, bandwidth, (1, 1), 1, *FITTED_GPU, passes=(1.0, flops["float32"] / fp32))
+    return Machine(name, chip, fabric, source)
 
 
 def _cube(link: float, chips: int) -> Fabric:
@@ -108,10 +121,10 @@ PRESETS: Mapping[str, Machine] = {
             f"cloud.google.com/tpu/docs/v6e and {BOOK}",
             mxu=256,
         ),
-        _gpu("a100", 312e12, 624e12, 80e9, 2.039e12, 300e9, 25e9),
-        _gpu("h100", 989e12, 1979e12, 80e9, 3.35e12, 450e9, 50e9),
-        _gpu("h200", 989e12, 1979e12, 141e9, 4.8e12, 450e9, 50e9),
-        _gpu("b200", 2250e12, 4500e12, 192e9, 8.0e12, 900e9, 50e9),
+        _gpu("a100", 312e12, 624e12, 19.5e12, 80e9, 2.039e12, 300e9, 25e9),
+        _gpu("h100", 989e12, 1979e12, 67e12, 80e9, 3.35e12, 450e9, 50e9),
+        _gpu("h200", 989e12, 1979e12, 67e12, 141e9, 4.8e12, 450e9, 50e9),
+        _gpu("b200", 2250e12, 4500e12, 75e12, 192e9, 8.0e12, 900e9, 50e9),
         Machine(
             "cpu",
             Chip("cpu", {"float32": 1e11}, 16 * GIB, 2e10),

@@ -12,7 +12,7 @@ from typing import Any
 
 from planner.rules.labels import Labels, Shapes, Whole, labelled
 from planner.rules.registry import register
-from planner.rules.rule import Rule
+from planner.rules.rule import Rule, precision_of
 
 
 @register("conv_general_dilated")
@@ -46,6 +46,7 @@ def conv_general_dilated(
         reduced={la: "sum" for la in ["i", *kernel] if not isinstance(la, Whole)},
         work=2.0 * work * (groups if pointwise else 1),
         linear=((0,), (1,)),
+        precision=precision_of(params.get("precision")),
         localise=_groups,
     )
 

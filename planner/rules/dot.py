@@ -6,7 +6,7 @@ from typing import Any
 
 from planner.rules.labels import Shapes, Whole, labelled
 from planner.rules.registry import register
-from planner.rules.rule import Rule
+from planner.rules.rule import Rule, precision_of
 
 Pair = tuple[Sequence[int], Sequence[int]]
 
@@ -24,14 +24,17 @@ def _free(row: Sequence[Any]) -> list[Any]:
 
 
 @register("dot_general")
-def dot_general(in_shapes: Shapes, out_shapes: Shapes, dimension_numbers: tuple[Pair, Pair], **_: Any) -> Rule:
+def dot_general(
+    in_shapes: Shapes, out_shapes: Shapes, dimension_numbers: tuple[Pair, Pair], precision: Any = None, **_: Any
+) -> Rule:
     """A multiply and an add at each point of batch × lhs free × rhs free × contracted."""
     (lhs_c, rhs_c), (lhs_b, rhs_b) = dimension_numbers
     lhs = _row("l", len(in_shapes[0]), lhs_c, lhs_b)
     rhs = _row("r", len(in_shapes[1]), rhs_c, rhs_b)
     results = [[*(lhs[d] for d in lhs_b), *_free(lhs), *_free(rhs)]]
     reduced = {("c", i): "sum" for i in range(len(lhs_c))}
-    return labelled([lhs, rhs], results, in_shapes, out_shapes, reduced=reduced, work=2.0, linear=((0,), (1,)))
+    kind: dict[str, Any] = {"work": 2.0, "linear": ((0,), (1,)), "precision": precision_of(precision)}
+    return labelled([lhs, rhs], results, in_shapes, out_shapes, reduced=reduced, **kind)
 
 
 @register("scaled_dot")
@@ -57,7 +60,9 @@ def scaled_dot(in_shapes: Shapes, out_shapes: Shapes, dimension_numbers: tuple[P
 
 
 @register("ragged_dot_general")
-def ragged_dot_general(in_shapes: Shapes, out_shapes: Shapes, ragged_dot_dimension_numbers: Any, **_: Any) -> Rule:
+def ragged_dot_general(
+    in_shapes: Shapes, out_shapes: Shapes, ragged_dot_dimension_numbers: Any, precision: Any = None, **_: Any
+) -> Rule:
     """Rows in groups, each group with a matrix of its own. All groups are taken to have equally many rows.
 
     A device with some of the rows takes of each group what lies in them; one with some of the groups takes their rows
@@ -88,4 +93,5 @@ def ragged_dot_general(in_shapes: Shapes, out_shapes: Shapes, ragged_dot_dimensi
         positional=[*ragged, group] if splits else (),
         work=2.0 / in_shapes[2][0] if splits else 2.0 * prod(in_shapes[0][d] for d in n.lhs_ragged_dimensions),
         linear=((0,), (1,)),
+        precision=precision_of(precision),
     )

@@ -50,6 +50,7 @@ class Rule:
         positional: Factors whose shards need more than local params: the position of the device. An iota adds its
             offset, a gather over a split table masks the rows of others, a scatter-add counts its operand once. XLA
             does so by itself.
+        precision: What its products ask for, of `PRECISIONS`; it matters to float32 alone.
     """
 
     operands: tuple[Dims, ...]
@@ -63,6 +64,7 @@ class Rule:
     touched: tuple[float, ...] = ()
     localise: Localise = same_params
     positional: frozenset[int] = frozenset()
+    precision: str = "default"
 
     def splittable(self) -> tuple[int, ...]:
         """Factors that a mesh axis may split, in order: not whole, and leading in every dim that names them."""
@@ -77,6 +79,24 @@ class Rule:
 
     def _leads(self, factor: int, dims: Sequence[Factors]) -> bool:
         return all(next(f for f in dim if self.sizes[f] > 1) == factor for dim in dims if factor in dim)
+
+
+PRECISIONS = ("default", "high", "highest")
+"""As in `jax.lax.Precision`."""
+
+
+def precision_of(asked: Any) -> str:
+    """The `precision` param of a matmul or convolution: of both operands the higher, of an algorithm what it takes."""
+    if isinstance(asked, (tuple, list)):
+        return max(map(precision_of, asked), key=PRECISIONS.index)
+    name = getattr(asked, "name", "DEFAULT")
+    if name.lower() in PRECISIONS:
+        return name.lower()
+    return "high" if name.endswith("X3") else "highest" if name.endswith(("X6", "X9")) or _exact(name) else "default"
+
+
+def _exact(algorithm: str) -> bool:
+    return algorithm.startswith(("F32_", "F64_"))
 
 
 RuleOf = Callable[..., Rule]
