@@ -21,8 +21,9 @@ Operands = Sequence[Sequence[Port]]
 def hidden(graph: Graph, mesh: MeshShape, model: CostModel, ahead: float) -> Mapping[int, float]:
     """For edges whose gathers start early, the share of them that is hidden, above 0.
 
-    No choice enters, so that the program stays linear: where all that a trip could gather, whole from all devices,
-    takes longer than its matmuls, split over all of them, as much less is hidden.
+    No choice enters, so that the program stays linear: the matmuls of a trip, split over all devices, hide gathers from
+    all devices as long as they last, the shortest first, since of two operands a plan gathers the smaller. What is
+    computed on the fly from one value, and that value itself, are gathered once.
 
     Args:
         graph: The program.
@@ -35,23 +36,37 @@ def hidden(graph: Graph, mesh: MeshShape, model: CostModel, ahead: float) -> Map
     bodies = [body for loop in graph.loops for body in loop.bodies] if ahead else []
     for body in bodies:
         if not any(_within(loop.path, body) for loop in graph.loops):
-            edges = early(graph, body, operands)
-            gathers = sum(_gather(graph, i, mesh, model) for i in edges)
             inside = [n for n, node in enumerate(graph.nodes) if node.role == "op" and _within(node.path, body)]
-            matmuls = sum(_matmul(graph, n, operands, mesh, model) for n in inside if is_matmul(graph.nodes[n].rule))
-            found |= dict.fromkeys(edges, ahead * min(1.0, matmuls / gathers)) if gathers and matmuls else {}
+            left = sum(_matmul(graph, n, operands, mesh, model) for n in inside if is_matmul(graph.nodes[n].rule))
+            for seconds, edges in _shortest_first(graph, early(graph, body, operands), mesh, model):
+                found |= dict.fromkeys(edges, ahead * min(1.0, left / seconds)) if seconds and left else {}
+                left = max(0.0, left - seconds)
     return found
 
 
-def early(graph: Graph, body: Body, operands: Operands) -> list[int]:
-    """Edges within a body whose value is there when a trip starts, or computed on the fly from what is."""
+def _shortest_first(
+    graph: Graph, groups: Sequence[Sequence[int]], mesh: MeshShape, model: CostModel
+) -> list[tuple[float, Sequence[int]]]:
+    """Groups of edges with the seconds of their shortest gather."""
+    return sorted((min(_gather(graph, i, mesh, model) for i in edges), edges) for edges in groups)
+
+
+def early(graph: Graph, body: Body, operands: Operands) -> Sequence[Sequence[int]]:
+    """Edges within a body whose value is there when a trip starts, or computed on the fly from what is.
+
+    In groups: those whose values come from the same inputs.
+    """
     late = {n for n in body.outputs if n is not None}
-    known = {n for n in body.inputs if n is not None} - late
+    known = {n: frozenset([n]) for n in body.inputs if n is not None and n not in late}
     for n, node in sorted(enumerate(graph.nodes), key=lambda pair: pair[1].time):
         on_the_fly = node.role in PLACES or (node.role == "op" and node.rule.fusible and _within(node.path, body))
-        if on_the_fly and operands[n] and known.issuperset(port.node for port in operands[n]):
-            known.add(n)
-    return [i for i, e in enumerate(graph.edges) if e.source.node in known and e.target not in late]
+        if on_the_fly and operands[n] and all(port.node in known for port in operands[n]):
+            known[n] = frozenset[int]().union(*(known[port.node] for port in operands[n]))
+    found: dict[frozenset[int], list[int]] = {}
+    for i, e in enumerate(graph.edges):
+        if e.source.node in known and e.target not in late:
+            found.setdefault(known[e.source.node], []).append(i)
+    return list(found.values())
 
 
 def _operands(graph: Graph) -> Operands:

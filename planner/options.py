@@ -13,12 +13,13 @@ from planner.cost.hardware import Machine, machine_named, machine_of
 
 ONE_PERMUTE = {"xla_max_concurrent_async_collective_permutes": "1"}
 GATHERS = {"xla_enable_async_all_gather": "true"}
+STAY = {"xla_tpu_prefer_async_allgather_to_allreduce": "true"}
 EXCHANGES = {"xla_tpu_enable_async_all_to_all": "true"}
 TOLD: Mapping[str, Mapping[str, str]] = {
     "tpu-v4": ONE_PERMUTE | GATHERS | EXCHANGES,
-    "tpu-v5e": ONE_PERMUTE,
+    "tpu-v5e": ONE_PERMUTE | STAY,
     "tpu-v5p": ONE_PERMUTE,
-    "tpu-v6e": ONE_PERMUTE,
+    "tpu-v6e": ONE_PERMUTE | STAY,
 }
 
 
