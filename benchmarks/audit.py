@@ -38,7 +38,7 @@ from planner.trace import trace
 LAYOUTS = {"Megatron": "Megatron 1-D", "FSDP": "FSDP", "paper's 2-D": "2-D weight-stationary"}
 LIMITS = {"v4": 30.75 * 2**30, "v5e": 15.75 * 2**30}
 """Bytes of memory that programs can have: what libtpu's out-of-memory errors say."""
-HEADROOM = 0.96
+HEADROOM = 0.94
 """The share of it that is planned for: predicted peaks are a few percent off."""
 TRAINING = 0.7
 """The same of training: copies of donated weights into the layout that a loop wants are not predicted."""
