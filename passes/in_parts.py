@@ -18,9 +18,9 @@ from typing import Any
 
 import jax
 from jax import lax
-from jax.experimental.layout import Layout, with_layout_constraint
 
 from passes import jaxpr
+from passes.layout import laid_out
 from passes.moves import TILE, devices
 from passes.ring import DotDims
 from passes.way import Axes, Shard, Sizes, Torus, steps
@@ -74,7 +74,7 @@ def in_parts(
         (out,) = jaxpr.bind(eqn, *cut, params={**params, "dimension_numbers": numbers})
         first = out.ndim - 1 - len(ways)
         out = lax.transpose(out, (*range(first, out.ndim - 1), *range(first), out.ndim - 1))
-        out = with_layout_constraint(out, Layout(tuple(range(out.ndim))))
+        out = laid_out(out, range(out.ndim))
         with jax.named_scope(scope):
             for axes in scatters:
                 out = lax.psum_scatter(out, axes)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from itertools import permutations
 
 import jax
+from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 
 ROWS, COLUMNS = 8, 128
@@ -40,5 +41,8 @@ def _up(size: int, multiple: int) -> int:
 
 
 def laid_out(x: jax.Array, order: Sequence[int]) -> jax.Array:
-    """The array, its dims from major to minor in memory as given: an order to the compiler."""
-    return with_layout_constraint(x, Layout(tuple(order)))
+    """The array, its dims from major to minor in memory as given: an order to a TPU compiler; others are told nothing.
+
+    It is no part of what `jax.export` promises to keep: exports for TPUs need the check of `LayoutConstraint` disabled.
+    """
+    return lax.platform_dependent(x, tpu=lambda x: with_layout_constraint(x, Layout(tuple(order))), default=lambda x: x)

@@ -23,8 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.experimental.layout import Layout, with_layout_constraint
 
+from passes.layout import laid_out
 from passes.way import Axes, Shard, Sizes, Step, Torus, steps
 
 TILE, WORD = (8, 128), 4
@@ -149,7 +149,7 @@ def _planes(x: jax.Array, axes: Axes, ways: int) -> jax.Array:
     """A reduce_scatter of leading rows, in whole tiles behind the short dims: a matmul may write its result so."""
     parts = x.reshape(ways, x.shape[0] // ways, *x.shape[1:])
     order = (0, *range(2, parts.ndim - 1), 1, parts.ndim - 1)
-    return lax.psum_scatter(with_layout_constraint(parts, Layout(order)), axes, tiled=False)
+    return lax.psum_scatter(laid_out(parts, order), axes, tiled=False)
 
 
 def _scattered(x: jax.Array, axes: Axes, dim: int, ways: int) -> jax.Array:
@@ -180,7 +180,7 @@ def _wide_behind(shape: Sequence[int], ways: int) -> bool:
 def _major(x: jax.Array, dim: int) -> jax.Array:
     """Laid out in memory with a dim as the major-most, the others so that they fill tiles best."""
     order = min(permutations(d for d in range(x.ndim) if d != dim), key=lambda o: _padding([x.shape[d] for d in o]))
-    return with_layout_constraint(x, Layout((dim, *order)))
+    return laid_out(x, (dim, *order))
 
 
 def _behind_it(shape: Sequence[int], dim: int) -> Sequence[int]:

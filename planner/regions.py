@@ -183,14 +183,15 @@ class _Body:
     tiled: bool
     torus: Torus
     known: dict[Any, Shard] = field(default_factory=dict)
+    locals: Sequence[Local | None] = ()
 
     def regions(self) -> dict[Path, Region]:
         """The regions, from front to back."""
         self.known = dict(_shards(self.jaxpr.invars, self._border("inputs")))
-        locals_ = [self._local(i, eqn) for i, eqn in enumerate(self.jaxpr.eqns)]
+        self.locals = [self._local(i, eqn) for i, eqn in enumerate(self.jaxpr.eqns)]
         found, i = {}, 0
-        while i < len(locals_):
-            run = _Run(self, i, locals_)
+        while i < len(self.locals):
+            run = _Run(self, i, self.locals)
             if run.moves or run.closes:
                 found[*self.path, i] = run.region()
             else:
@@ -242,7 +243,15 @@ class _Body:
 
     def leaves_at_once(self, v: Any, start: int) -> bool:
         """Whether a value is only handed out of the body."""
-        return not any(w is v for eqn in self.jaxpr.eqns[start:] for w in eqn.invars)
+        return not self._readers(v, start)
+
+    def asked_for(self, v: Any, start: int) -> bool:
+        """Whether one equation alone reads a value, such as a loop, that can only ask the compiler to move it."""
+        readers = self._readers(v, start)
+        return len(readers) == 1 and self.locals[readers[0]] is None and v not in self.jaxpr.outvars
+
+    def _readers(self, v: Any, start: int) -> Sequence[int]:
+        return [i for i, eqn in enumerate(self.jaxpr.eqns[start:], start) if any(w is v for w in eqn.invars)]
 
 
 def _shards(variables: Sequence[Any], specs: Sequence[Spec | None]) -> Iterator[tuple[Any, Shard]]:
@@ -335,16 +344,21 @@ class _Run:
             yield from (shard for w, shard in zip(eqn.invars, local.operands) if w is v and shard is not None)
 
     def handed_on(self, v: Any) -> Shard:
-        """Where a value lies for those outside: whole, and if it leaves the body at once where that wants it."""
+        """Where a value lies for those outside: whole, or where a loop or the border wants it that alone reads it."""
         home, wanted = self.known[v][0], self.body.wanted(v, self.stop)
-        if home.open or self.body.leaves_at_once(v, self.stop):
+        if home.open or self.body.leaves_at_once(v, self.stop) or self.body.asked_for(v, self.stop):
             return wanted or home.closed
         return home
 
     @property
     def closes(self) -> bool:
-        """Whether an open sum is closed where the run ends."""
-        return any(self.known[v][0].open for v in jaxpr.border(self.body.jaxpr, self.start, self.stop)[1])
+        """Whether an open sum is closed where the run ends, or a value moved for a loop."""
+        outs = jaxpr.border(self.body.jaxpr, self.start, self.stop)[1]
+        return any(self.known[v][0].open or self._moves_on(v) for v in outs)
+
+    def _moves_on(self, v: Any) -> bool:
+        moved = _collectives(self.known[v][0], self.handed_on(v)) > 0
+        return moved and self.body.asked_for(v, self.stop)
 
     def forget(self) -> None:
         """Equations without moves between them are annotated; so is the one that ends a run."""

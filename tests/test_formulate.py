@@ -67,7 +67,7 @@ def by_hand(hardware, choice):
 
     def local(flops, job, *values):
         share = 1 if job == "-" else 2
-        return max(flops / share / chip.rate("float32"), sum(values) / chip.hbm_bandwidth)
+        return np.hypot(flops / share / chip.rate("float32"), sum(values) / chip.hbm_bandwidth)
 
     work = local(2 * B * E * F, first, nbytes("x", a), nbytes("v", b), nbytes("h", c))
     work += local(10 * B * F, act, nbytes("h", d), nbytes("h", d))
@@ -310,20 +310,19 @@ def ring_seconds(wraps, launch=0.0, **fast):
 def test_a_chunk_that_takes_longer_than_a_product_holds_up_the_next(wraps, reach, waits):
     """On a row, walked by every other place and back, both ways take turns; closed, both have wires of their own."""
     found = ring_seconds(wraps, launch=1e-6, flops=6e8)
-    step = 2 * 16 * 64 * 32 / STEPS / STEPS / 6e8 + 1e-6
+    step = np.hypot(2 * 16 * 64 * 32 / STEPS / 6e8, (X + V + Y / STEPS) / 1e9) / STEPS + 1e-6
     send = X / STEPS / 1e8 + reach * 1e-7 + 1e-6
     assert send > step
     np.testing.assert_allclose(found[0, KEPT, 1], STEPS * step + waits * (send - step), rtol=1e-3)
 
 
-def test_a_product_of_a_ring_takes_as_long_as_its_flops_or_bytes():
+def test_a_product_of_a_ring_takes_as_long_as_its_flops_and_bytes():
     """The weight is read in every step, unless its rows are in chunks: then the sum is read and written in three."""
     flops = 2 * 16 * 64 * 32 / STEPS
     found = ring_seconds(0, flops=3e8, link=4e8)
-    assert found[0, KEPT, 1] == pytest.approx(flops / 3e8, rel=1e-3)
-    assert found[0, SUMMED, 1] == pytest.approx(flops / 3e8 + 2 * 3 * Y / STEPS / 1e9, rel=1e-3)
-    found = ring_seconds(0, flops=1.5e9, link=4e8)
-    assert found[0, KEPT, 1] == pytest.approx((X + STEPS * V / STEPS + Y / STEPS) / 1e9, rel=1e-3)
+    kept, summed = ((X + weight + Y / STEPS) / 1e9 for weight in (STEPS * V / STEPS, V / STEPS))
+    assert found[0, KEPT, 1] == pytest.approx(np.hypot(flops / 3e8, kept), rel=1e-3)
+    assert found[0, SUMMED, 1] == pytest.approx(np.hypot(flops / 3e8, summed) + 2 * 3 * Y / STEPS / 1e9, rel=1e-3)
 
 
 @pytest.mark.parametrize(("steps", "passes"), [(2, 3), (4, 4), (8, 16)])
@@ -348,7 +347,8 @@ def test_elementwise_work_moves_words_or_what_memory_has_of_them(dtype, nbytes):
     hardware = replace(PLAIN, chip=replace(PLAIN.chip, hbm_share=0.8, word=4))
     f = formulated(jnp.sin, array(1024, dtype=dtype), mesh=LINE, machine=hardware)
     (sin,) = named(f.graph, "sin")
-    assert f.problem.cost[sin].max() == pytest.approx(2 * 1024 * nbytes / hardware.chip.hbm_bandwidth)
+    flops = f.graph.nodes[sin].rule.flops * 1024 / 1e12
+    assert f.problem.cost[sin].max() == pytest.approx(np.hypot(flops, 2 * 1024 * nbytes / hardware.chip.hbm_bandwidth))
 
 
 def test_what_is_gathered_between_fused_operations_is_written_and_read():

@@ -70,9 +70,9 @@ def test_plans_that_memory_forces():
     fun, args, plain = workload("palm", "decode")
     options = {"mesh": MESHES["2x4"], "machine": testing.EAGER, "donate_argnums": 1, "compiler_options": QUICK}
     free = autoshard(fun, **options).plan(*args)
-    planned = autoshard(fun, memory_limit=0.7 * free.peak_bytes, **options)
+    planned = autoshard(fun, memory_limit=0.85 * free.peak_bytes, **options)
     plan = planned.plan(*args)
-    assert plan.peak_bytes <= 0.7 * free.peak_bytes and plan.seconds > free.seconds
+    assert plan.peak_bytes <= 0.85 * free.peak_bytes and plan.seconds > free.seconds
     results = planned(args[0], jax.tree.map(jax.numpy.copy, args[1]), *args[2:])
     testing.assert_close(plain, results, "result", testing.tolerance(args))
 

@@ -360,7 +360,7 @@ def test_decode_of_palm_540b_loads_half_the_weights():
     assert sum(v.nbytes for v in narrow.arguments if v.name.endswith(".scales")) < 0.02 * narrow.peak_bytes
     assert 0.65 < narrow.seconds / wide.seconds < 0.8  # Pope et al. 2022: 36.9 ms to 28.5 ms
     seconds = [sum(s for s, _ in scanned(p)) for p in (wide, narrow)]
-    assert 0.5 < seconds[1] / seconds[0] < 0.6
+    assert 0.5 < seconds[1] / seconds[0] < 0.7  # their FLOPs stay
     assert "params['layers']['up'].scales" in explain(narrow)
 
 
