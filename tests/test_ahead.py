@@ -64,3 +64,22 @@ def test_what_hides_costs_nothing_and_the_plan_says_so():
 def test_where_compilers_hide_gathers():
     found = {name: machine.chip.ahead for name, machine in planner.PRESETS.items() if machine.chip.ahead}
     assert found == {"tpu-v4": 0.5, "tpu-v5e": 0.8}
+
+
+def test_the_shorter_gathers_hide_first():
+    """What is saved for a gradient is large beside weights: it takes the time that they leave."""
+
+    def trips(ws, saved, x):
+        return lax.scan(lambda x, given: (jnp.tanh(x @ given[0]) + jnp.sin(given[1]) @ given[0], None), x, (ws, saved))[
+            0
+        ]
+
+    rows = 1 << 16
+    some = graph(trips, WEIGHTS, array(4, rows, 64), array(rows, 64))
+    found = hidden(some, shape_of(MESH), model(MESH), 0.75)
+    weights, large = (
+        {s for i, s in found.items() if some.aval(some.edges[i].source).shape == shape}
+        for shape in ((64, 64), (rows, 64))
+    )
+    assert weights == {0.75}
+    assert len(large) == 1 and 0 < max(large) < 0.75

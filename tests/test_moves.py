@@ -206,6 +206,23 @@ def test_a_matrix_goes_in_parts_unless_its_narrow_shards_fill_tiles_column_by_co
     assert [params["tiled"] for name, params in primitives(moved, x) if name == "reduce_scatter"] == [tiled]
 
 
+@pytest.mark.parametrize(
+    ("shape", "order", "tiled"),
+    [((1024, 32, 64), (2, 1, 0), True), ((64, 1024, 64), (2, 0, 1), True), ((16, 32, 4096), (2, 0, 1, 3), False)],
+    ids=["minor", "as they lie", "wide enough"],
+)
+def test_narrow_shards_of_the_last_dim_lie_behind_it_and_the_others_so_that_they_fill_tiles(shape, order, tiled):
+    whole, narrow = Shard(((), (), ()), frozenset("xy")), Shard(((), (), ("x", "y")))
+    moved = jax.shard_map(
+        lambda x: move(x, whole, narrow, SIZES), mesh=MESH, in_specs=PartitionSpec(), out_specs=narrow.spec
+    )
+    x = np.random.default_rng(0).integers(-4, 5, shape).astype(np.float32)
+    np.testing.assert_array_equal(np.asarray(jax.jit(moved)(x)), 4 * x)
+    found = primitives(moved, x)
+    assert [params["tiled"] for name, params in found if name == "reduce_scatter"] == [tiled]
+    assert [params["layout"].major_to_minor for name, params in found if name == "layout_constraint"] == [order]
+
+
 @pytest.mark.parametrize(("source", "goal"), [(1, 2), (2, 1), (0, 2)])
 def test_what_is_exchanged_lies_in_parts_one_behind_the_other(source, goal):
     """Between dims that stay where they are, a TPU compiler lays all out anew several times."""

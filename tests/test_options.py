@@ -1,5 +1,7 @@
 """What compilers are told; what needs libtpu is skipped without the extra `tpu-aot`."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import programs
@@ -47,6 +49,18 @@ def schedule(name, told):
 @pytest.mark.parametrize("name", ["v5e:2x4", "v5p:2x2x2", "v6e:2x4"])
 def test_the_compiler_knows_its_options(name):
     assert schedule(name, told=True).seconds > 0
+
+
+@needs_libtpu
+def test_a_gather_over_a_plane_stays_one_where_the_compiler_is_told_so():
+    """128 kB from each of 64 chips: otherwise they are summed, twice the bytes."""
+    mesh = topology.topology_mesh("v5e:8x8")
+    args = jax.ShapeDtypeStruct((64 * 64, 1024), jnp.bfloat16, sharding=NamedSharding(mesh, P(("x", "y"))))
+    gather = partial(lax.all_gather, axis_name=("x", "y"), tiled=True)
+    mapped = jax.jit(jax.shard_map(gather, mesh=mesh, in_specs=P(("x", "y")), out_specs=P(), check_vma=False))
+    for told, kind in ((planner.compiler_options(mesh), "all_gather"), (None, "all_reduce")):
+        found = planner.audit(None, mapped.lower(args).compile(compiler_options=told), mesh)
+        assert [m.kind for m in found.moves] == [kind]
 
 
 @needs_libtpu

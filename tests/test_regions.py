@@ -85,6 +85,27 @@ def test_the_body_of_a_loop_has_regions_of_its_own():
     close(Realised(plan, program, MESH)(X, ws), fun(X, ws))
 
 
+def test_a_value_is_moved_for_a_loop_where_it_is_made():
+    """A loop could only ask for its carry, and a compiler may then replicate it on the way."""
+
+    def fun(table, tokens):
+        return jax.lax.fori_loop(0, 3, lambda _, x: jnp.tanh(x), table[tokens])
+
+    table, tokens = np.eye(4096, 16, dtype=np.float32), np.arange(32) % 7
+    columns, both = PartitionSpec(None, ("x", "y")), PartitionSpec("x", "y")
+    plan, program = planned(fun, table, tokens, specs=((columns, None), both))
+    (moved,) = [c for c in plan.collectives if c.kind == "all_to_all"]
+    lookup = next(path for path, e in jaxpr.walk(program.closed) if jaxpr.primitive_name(e) == "gather")
+    regions = regions_of(program, plan, MESH)
+    assert moved.axes == ("x",) and any(
+        path <= lookup and Shard((("x",), ("y",))) in r.outputs for path, r in regions.items()
+    )
+    made = Realised(plan, program, MESH)
+    text = made.jitted.lower(table, tokens).compile().as_text()
+    assert "all-to-all" in text and not re.search(r"f32\S* all-gather", text)
+    close(made(table, tokens), fun(table, tokens))
+
+
 def test_what_needs_the_position_of_the_device_ends_a_run():
     def fun(x, w):
         return (x @ w) + jnp.arange(32.0)
