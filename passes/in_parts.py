@@ -21,8 +21,9 @@ from jax import lax
 
 from passes import jaxpr
 from passes.layout import laid_out
-from passes.moves import TILE, devices
+from passes.moves import devices
 from passes.ring import DotDims
+from passes.scatter import TILE
 from passes.way import Axes, Shard, Sizes, Torus, steps
 
 LARGE = 1 << 25

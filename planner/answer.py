@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from passes.jaxpr import show
-from passes.moves import filled
+from passes.scatter import filled
 from planner.cost.model import CostModel
 from planner.formulate import Formulation
 from planner.graph import Edge, Node, Port

@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,7 +13,8 @@ from jax.sharding import PartitionSpec
 from programs import mesh
 
 from passes import jaxpr
-from passes.moves import exchange, filled, move
+from passes.moves import exchange, move
+from passes.scatter import filled
 from passes.way import Shard, Step, steps
 
 MESH = mesh(2, 2, 2)
@@ -167,7 +169,7 @@ def test_shards_that_are_filled_up_arrive_as_they_were(shape, dim, rows):
     )
     x = np.random.default_rng(0).integers(-4, 5, shape).astype(np.float32)
     np.testing.assert_array_equal(np.asarray(jax.jit(moved)(x)), 4 * x)
-    found = {jaxpr.primitive_name(e): e.invars[0].aval for _, e in jaxpr.walk(jax.make_jaxpr(moved)(x))}
+    found: dict[str, Any] = {jaxpr.primitive_name(e): e.invars[0].aval for _, e in jaxpr.walk(jax.make_jaxpr(moved)(x))}
     scattered = found["reduce_scatter"]
     assert (scattered.shape[0], scattered.size) == (rows, filled(x.size, 4, 4))
 
