@@ -45,9 +45,9 @@ class CostModel(Protocol):
 class Roofline:
     """The root of (FLOPs / rate)² + (bytes / bandwidth)² for local work, α–β for collectives; a ring overlaps the two.
 
-    Pope et al. 2022, section 2 (compute and memory time) and appendix A.1 (collectives). There the larger of compute and
-    memory time counts; matmuls in which both are alike take longer, as measured on one H200 (`benchmarks/gpu.py`) and as
-    libtpu estimates them (`benchmarks/rates.py`).
+    Pope et al. 2022, section 2 (compute and memory time) and appendix A.1 (collectives). There the larger of compute
+    and memory time counts; matmuls in which both are alike take longer, as measured on one H200 (`benchmarks/gpu.py`)
+    and as libtpu estimates them (`benchmarks/rates.py`).
     """
 
     chip: Chip

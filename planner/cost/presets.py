@@ -24,7 +24,7 @@ ESTIMATED = {"tpu-v5e": (0.85, 0.8), "tpu-v5p": (0.9, 0.65), "tpu-v6e": (0.7, 0.
 would be 0.85 and 0.75."""
 
 FITTED_GPU = (0.68, 0.65, 2e-6)
-"""The same of GPUs: fitted on ten matmuls measured on one H200 (benchmarks/gpu.py), and taken for the other GPUs too."""
+"""The same of GPUs: fitted on ten matmuls of one H200 (benchmarks/gpu.py), and taken for the other GPUs too."""
 
 
 USABLE = {"tpu-v3": 15.48, "tpu-v4": 30.75, "tpu-v5e": 15.75, "tpu-v5p": 95.74, "tpu-v6e": 31.25}
