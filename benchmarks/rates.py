@@ -22,7 +22,7 @@ from planner.cost.machine import Chip
 
 Matmul = tuple[int, int, int]
 SLICES = {"tpu-v4": "v4:2x2x1", "tpu-v5e": "v5e:2x2", "tpu-v5p": "v5p:2x2x1", "tpu-v6e": "v6e:2x2"}
-SHARES = tuple(round(0.5 + 0.05 * i, 2) for i in range(11))
+SHARES = tuple(round(0.5 + 0.01 * i, 2) for i in range(51))
 MATMULS: tuple[Matmul, ...] = (
     (2048, 8192, 8192),
     (8192, 8192, 8192),

@@ -19,9 +19,9 @@ FITTED = (0.75, 0.73, 1.5e-6)
 points of figure 1 in Pope et al. 2022. Other TPUs have the overhead of it, and where the TPU compiler knows them shares
 of their own (`ESTIMATED`). The CPU stands at its datasheet."""
 
-ESTIMATED = {"tpu-v5e": (0.85, 0.8), "tpu-v5p": (0.9, 0.65), "tpu-v6e": (0.7, 0.85)}
+ESTIMATED = {"tpu-v5e": (0.88, 0.79), "tpu-v5p": (0.92, 0.64), "tpu-v6e": (0.69, 0.83)}
 """flops_share and hbm_share fitted by benchmarks/rates.py on what libtpu 0.0.42 expects of ten matmuls. For tpu-v4 that
-would be 0.85 and 0.75."""
+would be 0.83 and 0.76."""
 
 FITTED_GPU = (0.68, 0.65, 2e-6)
 """The same of GPUs: fitted on ten matmuls of one H200 (benchmarks/gpu.py), and taken for the other GPUs too."""
