@@ -2,7 +2,8 @@
 
 They make it an all_reduce and a slice, of twice the bytes and more, where shards do not fill whole tiles, and an even
 number of them; so short leading dims borrow rows from the others, and small shards are filled up. And where the
-scattered dim happens to lie minor-most in memory; so it is laid out major-most, the others so that they fill tiles.
+scattered dim happens to lie minor-most in memory; so it is laid out major-most. Shards that are narrow along the last
+of three dims and more would fill few of their tiles: there the others lie behind it so that they fill them.
 
 A leading dim in front of whole tiles is so already and goes as it lies, and so do rows in whole tiles behind other
 dims. Rows with short dims behind them, such as the heads of a token, are not merged with these: what merges them climbs
@@ -101,7 +102,10 @@ def _planes(x: jax.Array, axes: Axes, ways: int) -> jax.Array:
 
 def _scattered(x: jax.Array, axes: Axes, dim: int, ways: int) -> jax.Array:
     """A reduce_scatter of what lies in memory with the scattered dim, or the number of the shard, major-most."""
-    if dim == x.ndim - 1 and dim and not (_by_columns(x.shape, ways) or _wide_behind(x.shape, ways)):
+    if dim == x.ndim - 1 and _wide_behind(x.shape, ways):
+        lies = min(permutations(range(dim)), key=lambda order: _padding([x.shape[d] for d in order]))
+        return lax.psum_scatter(laid_out(x, (dim, *lies)), axes, scatter_dimension=dim, tiled=True)
+    if dim == x.ndim - 1 and dim and not _by_columns(x.shape, ways):
         parts = held(x).reshape(*x.shape[:dim], ways, x.shape[dim] // ways)
         return lax.psum_scatter(_major(parts, dim), axes, scatter_dimension=dim, tiled=False)
     few = x.ndim == 1 or (dim == x.ndim - 1 and x.shape[0] < TILE[0])
@@ -120,15 +124,14 @@ def _by_columns(shape: Sequence[int], ways: int) -> bool:
 
 
 def _wide_behind(shape: Sequence[int], ways: int) -> bool:
-    """Whether the other dims, two and more, fill tiles better than the last dim's narrow shards do."""
+    """Whether the other dims, two and more, fill whole tiles, as the last dim's narrow shards do not."""
     best = min(map(_padding, permutations(shape[:-1])))
-    return len(shape) > 2 and best < _padding([shape[-2], shape[-1] // ways])
+    return len(shape) > 2 and best == 1 < _padding([shape[-2], shape[-1] // ways])
 
 
 def _major(x: jax.Array, dim: int) -> jax.Array:
-    """Laid out in memory with a dim as the major-most, the others so that they fill tiles best."""
-    order = min(permutations(d for d in range(x.ndim) if d != dim), key=lambda o: _padding([x.shape[d] for d in o]))
-    return laid_out(x, (dim, *order))
+    """Laid out in memory with a dim as the major-most."""
+    return laid_out(x, (dim, *(d for d in range(x.ndim) if d != dim)))
 
 
 def _padding(shape: Sequence[int]) -> float:
