@@ -62,7 +62,7 @@ def test_the_planner_picks_the_layout_of_table_2_for_large_decode():
 
 @pytest.mark.parametrize("p", latency.TABLE2, ids=lambda p: f"{p.phase} {p.batch}")
 def test_the_layouts_of_table_2_cost_little_more_than_the_planners_picks(p: latency.Point):
-    """In one of four rows, int8 prefill, it picks another one, which compiles 10 % faster (`benchmarks/README.md`)."""
+    """In one of four rows, int8 prefill, it picks another one before permutes are paid (`benchmarks/README.md`)."""
     setting = latency.full(PRESETS["tpu-v4"])
     problem = rivals.only(latency.formulation_of(p, setting), p.ffn, p.attention, p.batch)
     named = solve(problem, tolerance=rivals.CLOSE)
