@@ -54,14 +54,18 @@ def filled(elements: float, ways: int, itemsize: int) -> float:
 
     Each way round a ring takes half of them. What fills less than a tile, or is no small sum, goes as it is.
     """
-    part, pair = elements / ways, 2 * prod(TILE)
-    small = 2 * part >= pair and elements * itemsize < SMALL
-    return ways * pair * ceil(part / pair) if small else elements
+    pair = 2 * prod(TILE)
+    return ways * pair * ceil(elements / ways / pair) if _fills(elements, ways, itemsize) else elements
+
+
+def _fills(elements: float, ways: int, itemsize: int) -> bool:
+    """Whether a sum is small, and its shards a tile and more."""
+    return elements >= ways * prod(TILE) and elements * itemsize < SMALL
 
 
 def _thin(x: jax.Array, dim: int, ways: int) -> bool:
     """Whether small shards of a tile and more lie in fewer rows than a tile has."""
-    small = x.size >= ways * prod(TILE) and x.size * x.dtype.itemsize < SMALL
+    small = _fills(x.size, ways, x.dtype.itemsize)
     return small and dim == x.ndim - 1 and prod(x.shape[:-1]) < TILE[0]
 
 

@@ -2,7 +2,8 @@
 
 One permute at a time: it starts several otherwise, and waits for them all before the products that should hide them.
 On v4, gathers and exchanges in two halves, a start and an end: otherwise nothing runs beside them. On v5e gathers come
-so of themselves and exchanges cannot; v5p and v6e take no notice. What arrives early is held longer.
+so of themselves and exchanges cannot; v5p and v6e take no notice. What arrives early is held longer. On v5e and v6e
+gathers of up to 16 MiB, over two torus axes and 64 chips or more, become all_reduces, unless they are told to stay.
 """
 
 from collections.abc import Mapping

@@ -69,10 +69,12 @@ def test_where_compilers_hide_gathers():
 def test_the_shorter_gathers_hide_first():
     """What is saved for a gradient is large beside weights: it takes the time that they leave."""
 
+    def trip(x, given):
+        w, kept = given
+        return jnp.tanh(x @ w) + jnp.sin(kept) @ w, None
+
     def trips(ws, saved, x):
-        return lax.scan(lambda x, given: (jnp.tanh(x @ given[0]) + jnp.sin(given[1]) @ given[0], None), x, (ws, saved))[
-            0
-        ]
+        return lax.scan(trip, x, (ws, saved))[0]
 
     rows = 1 << 16
     some = graph(trips, WEIGHTS, array(4, rows, 64), array(rows, 64))
