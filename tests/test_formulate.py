@@ -351,6 +351,13 @@ def test_elementwise_work_moves_words_or_what_memory_has_of_them(dtype, nbytes):
     assert f.problem.cost[sin].max() == pytest.approx(np.hypot(flops, 2 * 1024 * nbytes / hardware.chip.hbm_bandwidth))
 
 
+def test_operations_of_one_shape_have_prices_of_their_own():
+    f = formulated(lambda x: (jnp.sin(x), jnp.abs(x)), array(1024), mesh=LINE)
+    (sin,), (plain,) = named(f.graph, "sin"), named(f.graph, "abs")
+    assert f.graph.nodes[sin].rule.flops > f.graph.nodes[plain].rule.flops
+    assert f.problem.cost[sin].max() > f.problem.cost[plain].max()
+
+
 def test_what_is_gathered_between_fused_operations_is_written_and_read():
     f = formulated(lambda x: jnp.cos(jnp.sin(x)), array(1024), mesh=LINE)
     (sin,), (cos,) = named(f.graph, "sin"), named(f.graph, "cos")
