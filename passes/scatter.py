@@ -52,25 +52,29 @@ def reduce_scatter(x: jax.Array, axes: Axes, dim: int, ways: int) -> jax.Array:
 def filled(elements: float, ways: int, itemsize: int) -> float:
     """Elements that a small scatter sends: its shards are filled up to an even number of whole tiles.
 
-    Each way round a ring takes half of them. What fills less than a tile, or is no small sum, goes as it is.
+    Each way round a ring takes half of them. What fills less than a row of a tile, or is no small sum, goes as it is.
     """
     pair = 2 * prod(TILE)
     return ways * pair * ceil(elements / ways / pair) if _fills(elements, ways, itemsize) else elements
 
 
 def _fills(elements: float, ways: int, itemsize: int) -> bool:
-    """Whether a sum is small, and its shards a tile and more."""
-    return elements >= ways * prod(TILE) and elements * itemsize < SMALL
+    """Whether a sum is small, and its shards a row of a tile and more."""
+    return elements >= ways * TILE[1] and elements * itemsize < SMALL
 
 
 def _thin(x: jax.Array, dim: int, ways: int) -> bool:
-    """Whether small shards of a tile and more lie in fewer rows than a tile has."""
-    small = _fills(x.size, ways, x.dtype.itemsize)
-    return small and dim == x.ndim - 1 and prod(x.shape[:-1]) < TILE[0]
+    """Whether small shards lie in fewer rows than a tile has."""
+    return _fills(x.size, ways, x.dtype.itemsize) and dim == x.ndim - 1 and prod(x.shape[:-1]) < TILE[0]
 
 
 def _evened(x: jax.Array, dim: int, axes: Axes, ways: int) -> jax.Array:
-    """A reduce_scatter of shards that are filled up, each in rows of its own."""
+    """A reduce_scatter of shards that are filled up, each in rows of its own.
+
+    Narrow columns of a matrix become rows: a compiler has the matmul before write them so.
+    """
+    if x.ndim == 2 and dim and _padding([x.shape[1] // ways, x.shape[0]]) <= _padding([x.shape[0], x.shape[1] // ways]):
+        return _evened(x.T, 0, axes, ways).T
     shard = (*x.shape[:dim], x.shape[dim] // ways, *x.shape[dim + 1 :])
     parts = jnp.moveaxis(x.reshape(*x.shape[:dim], ways, *shard[dim:]), dim, 0).reshape(ways, prod(shard))
     more = int(filled(x.size, ways, x.dtype.itemsize)) // ways - prod(shard)

@@ -18,7 +18,7 @@ from planner.permutes import moves
 from planner.plan import Body, Chain, Collective, Holder, Operation, Ring, Spec
 from planner.solve.problem import held
 from planner.strategy import open_job
-from planner.work import travelling_bytes
+from planner.work import Read, travelling_bytes
 
 TOP = 12
 PLACES = ("copy", "const")
@@ -239,7 +239,7 @@ def _inside(answer: Answer, n: int) -> Iterator[Collective]:
     node, operand = f.graph.nodes[n], min(ring.place, 1)
     one = f.strategies[n].keep(np.array([x]))
     edge = answer.operands[n, operand]
-    avals = {i: (f.graph.aval(answer.operands[n, i].source), True) for i in (0, 1) if (n, i) in answer.operands}
+    avals = {i: Read(f.graph.aval(answer.operands[n, i].source), True) for i in (0, 1) if (n, i) in answer.operands}
     yield Collective(
         kind="reduce_scatter" if ring.place == RESULT else "all_gather",
         axes=ring.axes,

@@ -1,7 +1,7 @@
 """Graph × strategies × cost → the integer program. The only place where they meet."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from jax.sharding import PartitionSpec
@@ -12,23 +12,13 @@ from planner.cost.model import CostModel
 from planner.errors import SpecConflictError
 from planner.graph import Aval, Edge, Graph, Node, Port, passes_open
 from planner.liveness import Buffers, buffers
+from planner.local import Local
 from planner.reshard import Reshard, reshard
 from planner.rules.rule import Rule
 from planner.sharding import MeshShape, names_of, shard_elements
 from planner.solve import problem as integer
-from planner.strategy import NO_RING, Strategies, enumerate_strategies, given_strategy
-from planner.work import (
-    compute_dtype,
-    flying_bytes,
-    held_bytes,
-    is_matmul,
-    local_flops,
-    moved_bytes,
-    operand_avals,
-    ring_steps,
-    summed_bytes,
-    travelling_bytes,
-)
+from planner.strategy import Strategies, enumerate_strategies, given_strategy
+from planner.work import flying_bytes, held_bytes, is_matmul, operand_avals
 
 Array = np.ndarray
 FREE_TO_CUT = ("value", "copy")
@@ -36,7 +26,6 @@ MOVED = ("copy", "const", "output")
 TOLD = ("slice", "input", "output")
 RINGED = "dot_general"
 WORTH = 0.98
-TINY = 1e-12  # seconds
 STORAGE = 1e-6
 """Of two plans that take the same time the thriftier one: holding a byte costs a millionth of reading it once."""
 
@@ -317,55 +306,11 @@ def _worked(
         kind = node.rule.flops, node.rule.fusible, node.rule.touched, node.rule.precision
         key = (id(s), kind, kept, tuple(sorted(operands[n].items())), node.avals, node.trips)
         if key not in known:
-            s, seconds = _worthwhile(s, worth, *_seconds(_Local(node, operands[n], kept, model, chip), s))
+            s, seconds = Local(node, operands[n], kept, model, chip).worthwhile(s, worth)
             known[key] = s, node.trips * seconds
         return known[key]
 
     return [work(n, node, s) for n, (node, s) in enumerate(zip(graph.nodes, strategies))]
-
-
-@dataclass(frozen=True)
-class _Local:
-    """An operation, what its operands are, and which results go to HBM."""
-
-    node: Node
-    operands: Mapping[int, tuple[Aval, bool]]
-    kept: Sequence[bool]
-    model: CostModel
-    chip: Chip
-
-    def work(self, s: Strategies) -> Array:
-        """Seconds of one trip without its launch; of a ring those of one step."""
-        steps, flops = ring_steps(s), local_flops(self.node.rule, s, self.chip)
-        nbytes = moved_bytes(self.node, self.operands, self.kept, s)
-        if self.node.rule.fusible:  # the vector unit takes as long for words at the memory's full rate
-            words = moved_bytes(self.node, self.operands, self.kept, s, self.chip.word)
-            nbytes = np.maximum(nbytes, self.chip.hbm_share * words)
-        dtype = compute_dtype(self.node, self.operands)
-        flops = flops * self.chip.times(dtype, self.node.rule.precision)
-        return self.model.compute(flops / steps, nbytes / steps, dtype)
-
-
-def _unringed(s: Strategies) -> Strategies:
-    return replace(s, rings=np.full_like(s.rings, NO_RING))
-
-
-def _seconds(local: _Local, s: Strategies) -> tuple[Array, Array]:
-    """Seconds of one trip, and what rings compete with: the same matmul, and its collective after or before it."""
-    model, seconds = local.model, local.work(s)
-    launch = model.launch if any(local.kept) else 0.0
-    ringed = s.rings[:, 0] != NO_RING
-    if not ringed.any():
-        return seconds + launch, seconds
-    nbytes, mask = travelling_bytes(local.node, local.operands, s), np.where(ringed, s.rings[:, 2], 0)
-    apart = local.work(_unringed(s)) + launch + model.collective("all_gather", nbytes, mask)
-    ring = model.ring(seconds, summed_bytes(local.node, s), nbytes, mask)
-    return np.where(ringed, ring, seconds + launch), apart
-
-
-def _worthwhile(s: Strategies, worth: float, seconds: Array, apart: Array) -> tuple[Strategies, Array]:
-    keep = (s.rings[:, 0] == NO_RING) | (seconds <= worth * np.maximum(apart, TINY))
-    return (s, seconds) if keep.all() else (s.keep(keep), seconds[keep])
 
 
 def _usages(graph: Graph, strategies: Sequence[Strategies], held: Buffers, chip: Chip) -> tuple[Array, ...]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,7 +17,16 @@ Array = np.ndarray
 SUBLANE = 8
 SUM_BYTES = 4
 WORD = 4
+SLICE = "slice"
 AT_BORDER = ("input", "output", "stack")
+
+
+class Read(NamedTuple):
+    """An operand that is no literal: what is read, whether it lies in HBM, whether it is a slice of a longer stack."""
+
+    aval: Aval
+    held: bool
+    sliced: bool = False
 
 
 def ring_steps(strategies: Strategies) -> Array:
@@ -25,10 +35,17 @@ def ring_steps(strategies: Strategies) -> Array:
     return np.where(place == NO_RING, 1, strategies.mesh.size[np.maximum(mask, 0)])
 
 
-def local_flops(rule: Rule, strategies: Strategies, chip: Chip) -> Array:
-    """FLOPs of one device, with matmul dims padded to the chip's matrix unit: shape [k]."""
+def local_flops(rule: Rule, strategies: Strategies, chip: Chip, near: Array | bool = False) -> Array:
+    """FLOPs of one device, with matmul dims padded to the chip's matrix unit: shape [k].
+
+    Args:
+        rule: Of the operation.
+        strategies: Of the node.
+        chip: Its matrix unit.
+        near: Where the products of a ring find their operands on chip.
+    """
     points = strategies.local_sizes.prod(1)
-    return rule.flops * points * (_matmul_padding(rule, strategies, chip.mxu) if is_matmul(rule) else 1.0)
+    return rule.flops * points * (_matmul_padding(rule, strategies, chip.mxu, near) if is_matmul(rule) else 1.0)
 
 
 def is_matmul(rule: Rule) -> bool:
@@ -36,11 +53,11 @@ def is_matmul(rule: Rule) -> bool:
     return len(rule.operands) == 2 and rule.flops == 2 and not rule.fusible
 
 
-def _matmul_padding(rule: Rule, strategies: Strategies, mxu: int) -> Array:
+def _matmul_padding(rule: Rule, strategies: Strategies, mxu: int, near: Array | bool) -> Array:
     """A 4-wide shard of a 256-wide head costs as much as 128: contracted and output dims fill whole tiles.
 
     One of the two kept dims streams through it and is padded to sublanes only; a compiler streams the one that pads
-    less, but never the columns that a ring cuts.
+    less, but not the columns that a ring cuts, unless it streams from on-chip memory.
     """
     if mxu == 1:
         return np.ones(len(strategies))
@@ -49,7 +66,7 @@ def _matmul_padding(rule: Rule, strategies: Strategies, mxu: int) -> Array:
     m, n, k = (_product(strategies, f) for f in ((lhs - rhs) & out, (rhs - lhs) & out, (lhs & rhs) - out))
     rows, columns = _waste(m, SUBLANE) * _waste(n, mxu), _waste(m, mxu) * _waste(n, SUBLANE)
     cut = np.isin(strategies.rings[:, 1], sorted((rhs - lhs) & out))
-    return np.where(cut, rows, np.minimum(rows, columns)) * np.where(k > 1, _waste(k, mxu), 1.0)
+    return np.where(cut & ~np.asarray(near), rows, np.minimum(rows, columns)) * np.where(k > 1, _waste(k, mxu), 1.0)
 
 
 def _named(rule: Rule, i: int) -> set[int]:
@@ -68,42 +85,58 @@ def _waste(sizes: Array, multiple: int) -> Array:
 
 def moved_bytes(
     node: Node,
-    operands: Mapping[int, tuple[Aval, bool]],
+    operands: Mapping[int, Read],
     stored: Sequence[bool],
     strategies: Strategies,
     word: int = 1,
+    near: Array | bool = False,
 ) -> Array:
     """Bytes between HBM and one device's cores: stored operands read, stored results written: shape [k].
 
     Args:
         node: The operation.
-        operands: For each operand that is no literal, its aval and whether it lies in HBM.
+        operands: Those that are no literals.
         stored: For each result, whether it goes to HBM.
         strategies: The node's strategies.
         word: Fewest bytes of an element; HBM packs narrower ones, a vector unit does not.
+        near: Where what stays on a device in a ring is fetched once for all products (`fetched_bytes`).
     """
     touched = node.rule.touched or (1.0,) * (len(node.rule.operands) + len(node.avals))
     first = len(node.rule.operands)
-    reads = [(strategies.operand(i), aval, i) for i, (aval, held) in sorted(operands.items()) if held]
+    reads = [(strategies.operand(i), read.aval, i) for i, read in sorted(operands.items()) if read.held]
     writes = [(strategies.result(r), aval, first + r) for r, aval in enumerate(node.avals) if stored[r]]
     total = np.zeros(len(strategies))
     for layouts, aval, place in reads + writes:
         elements = shard_elements(aval.shape, layouts, strategies.mesh).prod(1)
-        total += touched[place] * max(word, aval.itemsize) * elements * _passes(strategies, place)
+        once = near if place in operands and place < first and not operands[place].sliced else False
+        total += touched[place] * max(word, aval.itemsize) * elements * _passes(strategies, place, once)
     return total
 
 
-def _passes(strategies: Strategies, place: int) -> Array:
+def _passes(strategies: Strategies, place: int, once: Array | bool) -> Array:
     """How often the products of a ring move what an operand or result shows, 1 without a ring: shape [k].
 
-    What travels passes once per step, and so does an operand that has no chunks.
+    What travels passes once per step, and so does an operand that has no chunks, unless it is fetched `once`.
     """
     at, factor, _ = strategies.rings.T
     steps, rule = ring_steps(strategies), strategies.rule
     if place >= len(rule.operands):
         return np.where(at == place, steps, 1)
-    whole = ~np.isin(factor, [f for dim in rule.operands[place] for f in dim])
+    whole = ~np.isin(factor, [f for dim in rule.operands[place] for f in dim]) & ~np.asarray(once)
     return np.where((at == place) | whole, steps, 1)
+
+
+def fetched_bytes(operands: Mapping[int, Read], strategies: Strategies, chip: Chip) -> Array:
+    """Bytes that are on chip before a ring's first product, for all of them: shape [k], 0 without a ring.
+
+    That is what stays on a device, if it fits there; but a slice of a stack is read as the products need it.
+    """
+    total = np.zeros(len(strategies))
+    for i, (aval, held, sliced) in sorted(operands.items()):
+        if held and not sliced:
+            elements = shard_elements(aval.shape, strategies.operand(i), strategies.mesh).prod(1)
+            total += np.where(strategies.rings[:, 0] == i, 0.0, aval.itemsize * elements)
+    return np.where((ring_steps(strategies) > 1) & (total <= chip.on_chip), total, 0.0)
 
 
 def summed_bytes(node: Node, strategies: Strategies) -> Array:
@@ -122,7 +155,7 @@ def summed_bytes(node: Node, strategies: Strategies) -> Array:
     return passes * elements * max(SUM_BYTES, aval.itemsize)
 
 
-def travelling_bytes(node: Node, operands: Mapping[int, tuple[Aval, bool]], strategies: Strategies) -> Array:
+def travelling_bytes(node: Node, operands: Mapping[int, Read], strategies: Strategies) -> Array:
     """Bytes of one device's whole copy of what a ring gathers or scatters: shape [k], 0 without a ring.
 
     A narrow weight travels as wide as it is multiplied.
@@ -136,7 +169,7 @@ def travelling_bytes(node: Node, operands: Mapping[int, tuple[Aval, bool]], stra
     return total
 
 
-def flying_bytes(node: Node, operands: Mapping[int, tuple[Aval, bool]], strategies: Strategies) -> Array:
+def flying_bytes(node: Node, operands: Mapping[int, Read], strategies: Strategies) -> Array:
     """Bytes of the chunks that a ring holds beside its operands and its result: shape [k], 0 without a ring.
 
     Sums that travel are two, one each way. Chunks to be gathered arrive as early as they can: schedules compiled for a
@@ -160,8 +193,8 @@ def operand_avals(
     cut: frozenset[int] = frozenset(),
     beside: frozenset[int] = frozenset(),
     again: Mapping[tuple[int, int], int] = MappingProxyType({}),
-) -> Mapping[int, Mapping[int, tuple[Aval, bool]]]:
-    """For each node, for each operand, its aval and whether it lies in HBM.
+) -> Mapping[int, Mapping[int, Read]]:
+    """For each node, for each operand, what is read.
 
     The operand of a matmul that is `widened` (see `planner.liveness`) has the dtype that is multiplied, and the bytes
     per element of the stored value that is read; nothing is read before. Of what is `cut`, likewise, the slice is read.
@@ -169,14 +202,15 @@ def operand_avals(
     with those bytes per element.
     """
     read = _itemsizes(graph, widened)
-    found: dict[int, dict[int, tuple[Aval, bool]]] = {n: {} for n in range(len(graph.nodes))}
+    found: dict[int, dict[int, Read]] = {n: {} for n in range(len(graph.nodes))}
     for edge in graph.edges:
         aval, held = graph.aval(edge.source), edge.source in stored or edge.source.node in cut
         if edge.source.node in read:
             aval, held = replace(aval, itemsize=read[edge.source.node]), True
         if (place := (edge.target, edge.operand)) in again:
             aval, held = replace(aval, itemsize=again[place]), True
-        found[edge.target][edge.operand] = (aval, held and edge.target not in widened | cut | beside)
+        sliced = edge.source.node in widened | cut or graph.nodes[edge.source.node].role == SLICE
+        found[edge.target][edge.operand] = Read(aval, held and edge.target not in widened | cut | beside, sliced)
     return found
 
 
@@ -189,7 +223,7 @@ def _itemsizes(graph: Graph, widened: frozenset[int]) -> Mapping[int, int]:
     return found
 
 
-def compute_dtype(node: Node, operands: Mapping[int, tuple[Aval, bool]]) -> str:
+def compute_dtype(node: Node, operands: Mapping[int, Read]) -> str:
     """The dtype whose FLOP/s rate applies: that of the widest operand, as the matrix unit takes operands."""
-    avals = [aval for aval, _ in operands.values()] or list(node.avals)
+    avals = [read.aval for read in operands.values()] or list(node.avals)
     return max(avals, key=lambda a: (a.elements, a.itemsize)).dtype

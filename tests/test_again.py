@@ -34,8 +34,8 @@ def reads(some, more):
     held = buffers(some)
     operands = operand_avals(some, held.stored, held.widened, held.cut, held.beside, more)
     fused = [n for n, node in enumerate(some.nodes) if node.role == "op" and node.name != "dot_general"]
-    pairs = (pair for n in fused for pair in operands[n].values())
-    return [aval.itemsize for aval, read in pairs if read and aval.shape == (ROWS, WIDTH)]
+    every = (read for n in fused for read in operands[n].values())
+    return [read.aval.itemsize for read in every if read.held and read.aval.shape == (ROWS, WIDTH)]
 
 
 @pytest.mark.parametrize("norm, times", [(rms, 1), (layer, 2)])

@@ -40,10 +40,10 @@ def test_exponentials_are_read_once_as_wide_as_they_are(dtype):
     some = attention(dtype)
     held, exp, dot = buffers(some), named(some, "exp")[0], named(some, "dot_general")[-1]
     operands = operand_avals(some, held.stored, held.widened, held.cut, held.beside)
-    assert operands[dot][0][0].itemsize == jnp.dtype(dtype).itemsize
-    assert operands[dot][0][1]
+    assert operands[dot][0].aval.itemsize == jnp.dtype(dtype).itemsize
+    assert operands[dot][0].held
     targets = [e for e in some.edges if e.source == Port(exp)]
-    assert not any(operands[e.target][e.operand][1] for e in targets)
+    assert not any(operands[e.target][e.operand].held for e in targets)
 
 
 def test_what_no_matmul_reads_is_computed_twice():

@@ -295,11 +295,13 @@ X, V, Y, KEPT, SUMMED = 4 * 16 * 64, 4 * 64 * 32, 4 * 16 * 32, 0, 1
 """Bytes of both operands and of the result, and the factors of x."""
 
 
-def ring_seconds(wraps, launch=0.0, **fast):
+def ring_seconds(wraps, launch=0.0, on_chip=0.0, **fast):
     """For each ring of `x @ v` over an axis of four what it takes, and seconds of a chunk's hop per byte."""
     hardware, four = machine(**fast), abstract_mesh(STEPS)
     hardware = replace(
-        hardware, chip=replace(hardware.chip, overhead=launch), fabric=replace(hardware.fabric, wraps=wraps)
+        hardware,
+        chip=replace(hardware.chip, overhead=launch, on_chip=on_chip),
+        fabric=replace(hardware.fabric, wraps=wraps),
     )
     f = formulated(lambda x, v: x @ v, array(16, 64), array(64, 32), mesh=four, machine=hardware)
     (dot,) = named(f.graph, "dot_general")
@@ -323,6 +325,16 @@ def test_a_product_of_a_ring_takes_as_long_as_its_flops_and_bytes():
     kept, summed = ((X + weight + Y / STEPS) / 1e9 for weight in (STEPS * V / STEPS, V / STEPS))
     assert found[0, KEPT, 1] == pytest.approx(np.hypot(flops / 3e8, kept), rel=1e-3)
     assert found[0, SUMMED, 1] == pytest.approx(np.hypot(flops / 3e8, summed) + 2 * 3 * Y / STEPS / 1e9, rel=1e-3)
+
+
+def test_what_is_fetched_before_the_first_product_hides_no_permute():
+    """The weight, which every product would read, is fetched once; what is left of a step hides what it can."""
+    found = ring_seconds(4, on_chip=1e6, flops=6e8)
+    flops = 2 * 16 * 64 * 32 / STEPS / 6e8 / STEPS
+    step, beside = (np.hypot(flops, nbytes / 1e9 / STEPS) for nbytes in (X + V / STEPS + Y / STEPS, X + Y / STEPS))
+    send = X / STEPS / 1e8 + 1e-7
+    assert send > beside
+    np.testing.assert_allclose(found[0, KEPT, 1], STEPS * step + 2 * (send - beside), rtol=1e-3)
 
 
 @pytest.mark.parametrize(("steps", "passes"), [(2, 3), (4, 4), (8, 16)])

@@ -11,7 +11,7 @@ from programs import mesh
 
 from passes import jaxpr
 from passes.moves import move
-from passes.scatter import filled
+from passes.scatter import filled, reduce_scatter
 from passes.way import Shard
 
 MESH = mesh(2, 2, 2)
@@ -53,10 +53,22 @@ PAIR = 2 * 8 * 128
         (5 * PAIR // 2, 2, 3 * PAIR),
         (5 * PAIR // 2, 4, 3 * PAIR),
         (PAIR + 128, 4, 2 * PAIR),
-        (PAIR // 2 - 1, 2, PAIR // 2 - 1),
+        (PAIR // 2 - 1, 2, PAIR),
+        (128, 4, PAIR),
+        (127, 4, 127),
         (513 * PAIR / 2, 4, 513 * PAIR / 2),
     ],
-    ids=["a pair", "one tile", "five", "five of words", "a row more", "less than a tile", "no small sum"],
+    ids=[
+        "a pair",
+        "one tile",
+        "five",
+        "five of words",
+        "a row more",
+        "less than a tile",
+        "a row",
+        "less than a row",
+        "no small sum",
+    ],
 )
 def test_small_shards_are_filled_up_to_pairs_of_tiles(part, itemsize, sent):
     assert filled(4 * part, 4, itemsize) == 4 * sent
@@ -64,8 +76,16 @@ def test_small_shards_are_filled_up_to_pairs_of_tiles(part, itemsize, sent):
 
 @pytest.mark.parametrize(
     ("shape", "dim", "rows"),
-    [((16, 1280), 0, 32), ((16, 1280), 1, 32), ((3, 4, 1024), 1, 32), ((4, 8192), 1, 32), ((1, 8192), 1, 32)],
-    ids=["rows", "columns", "in the middle", "few rows", "one row"],
+    [
+        ((16, 1280), 0, 32),
+        ((16, 1280), 1, 32),
+        ((3, 4, 1024), 1, 32),
+        ((4, 8192), 1, 32),
+        ((1, 8192), 1, 32),
+        ((64, 32), 1, 32),
+        ((512,), 0, 32),
+    ],
+    ids=["rows", "columns", "in the middle", "few rows", "one row", "narrow columns", "numbers"],
 )
 def test_shards_that_are_filled_up_arrive_as_they_were(shape, dim, rows):
     whole = Shard(((),) * len(shape), frozenset("xy"))
@@ -78,6 +98,21 @@ def test_shards_that_are_filled_up_arrive_as_they_were(shape, dim, rows):
     found: dict[str, Any] = {jaxpr.primitive_name(e): e.invars[0].aval for _, e in jaxpr.walk(jax.make_jaxpr(moved)(x))}
     scattered = found["reduce_scatter"]
     assert (scattered.shape[0], scattered.size) == (rows, filled(x.size, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("shape", "turned"), [((64, 32), True), ((64, 96), True), ((16, 1280), False), ((16, 128), False)]
+)
+def test_narrow_columns_are_filled_up_as_rows(shape, turned):
+    def scatter(x):
+        return reduce_scatter(x, ("x", "y"), 1, 4)
+
+    out = PartitionSpec(None, ("x", "y"))
+    moved = jax.shard_map(scatter, mesh=MESH, in_specs=PartitionSpec(), out_specs=out, check_vma=False)
+    x = np.random.default_rng(0).integers(-4, 5, shape).astype(np.float32)
+    np.testing.assert_array_equal(np.asarray(jax.jit(moved)(x)), 4 * x)
+    found = [params["permutation"] for name, params in primitives(moved, x) if name == "transpose"]
+    assert ((1, 0) in found) == turned
 
 
 BEHIND = [((4, 64, 128), 4, True), ((1, 64, 128), 4, False), ((4, 16, 128), 4, False)]

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,7 +13,9 @@ from planner.rules import rule_for
 from planner.sharding import MeshShape
 from planner.strategy import NO_RING, enumerate_strategies
 from planner.work import (
+    Read,
     compute_dtype,
+    fetched_bytes,
     flying_bytes,
     held_bytes,
     is_matmul,
@@ -69,6 +73,51 @@ def test_columns_that_a_ring_cuts_do_not_stream():
     assert local_flops(rule, scattered, V4).tolist() == [2 * 8192 * 8192 * 128]
     rows = every.keep((every.rings == (2, M, 1)).all(1) & (every.jobs == K).all(1))
     assert local_flops(rule, rows, V4).tolist() == [2 * 8192 * 8192 * 96]
+
+
+def test_columns_that_a_ring_cuts_stream_from_on_chip_memory():
+    rule = matmul(8192, 8192, 64 * 96)
+    scattered = enumerate_strategies(rule, LINE, rings=True)
+    scattered = scattered.keep((scattered.rings == (2, N, 1)).all(1) & (scattered.jobs == K).all(1))
+    assert local_flops(rule, scattered, V4, np.array([True])).tolist() == [2 * 8192 * 8192 * 96]
+
+
+@pytest.mark.parametrize(
+    ("memory", "sliced", "bytes_of"),
+    [
+        (1e6, (), {0: "k n", 1: "m k", 2: "m k, k n"}),
+        (1e6, (1,), {0: "", 1: "m k", 2: "m k"}),
+        (1, (), {}),
+    ],
+    ids=["fits", "a slice", "does not fit"],
+)
+def test_what_stays_in_a_ring_is_fetched_where_it_fits(memory, sliced, bytes_of):
+    """What travels is not, nor what is read from a stack; and without a ring nothing is."""
+    m, k, n = 64, 128, 256
+    found = graph(lambda x, w: x @ w, array(m, k), array(k, n))
+    (dot,) = named(found, "dot_general")
+    operands = {i: Read(found.aval(Port(p)), True, i in sliced) for i, p in enumerate(found.inputs)}
+    every = enumerate_strategies(found.nodes[dot].rule, MeshShape(("x",), (2,)), rings=True)
+    sizes = {"m": every.local_sizes[:, M], "k": every.local_sizes[:, K], "n": every.local_sizes[:, N]}
+    fetched = fetched_bytes(operands, every, replace(V4, on_chip=memory))
+    for place in (0, 1, 2, NO_RING):
+        pairs = [pair.split() for pair in bytes_of.get(place, "").split(",") if pair]
+        want = sum((4 * sizes[a] * sizes[b] for a, b in pairs), np.zeros(len(every)))
+        at = every.rings[:, 0] == place
+        assert at.any() and (fetched[at] == want[at]).all()
+
+
+def test_what_is_fetched_is_read_once():
+    """Of a ring that scatters columns the lhs, else read in each of its steps."""
+    m, k, n, steps = 64, 128, 256, 2
+    found = graph(lambda x, w: x @ w, array(m, k), array(k, n))
+    (dot,) = named(found, "dot_general")
+    operands = {i: Read(found.aval(Port(p)), True) for i, p in enumerate(found.inputs)}
+    every = enumerate_strategies(found.nodes[dot].rule, MeshShape(("x",), (steps,)), rings=True)
+    one = every.keep((every.rings == (2, N, 1)).all(1) & (every.jobs == K).all(1))
+    moved = [moved_bytes(found.nodes[dot], operands, [True], one, near=np.array([near])) for near in (False, True)]
+    rest = k / steps * n + m * n
+    assert [x.tolist() for x in moved] == [[4 * (times * m * k / steps + rest)] for times in (steps, 1)]
 
 
 def test_a_matrix_unit_of_256_wants_more():
@@ -198,7 +247,7 @@ def test_half_of_a_gathered_operand_is_in_flight_and_two_sums(n):
     m, k, cols = 64, 128, 256
     found = graph(lambda x, w: x @ w, array(m, k, dtype=jnp.bfloat16), array(k, cols, dtype=jnp.bfloat16))
     (dot,) = (node for node in found.nodes if node.name == "dot_general")
-    operands = {i: (found.aval(Port(p)), True) for i, p in enumerate(found.inputs)}
+    operands = {i: Read(found.aval(Port(p)), True) for i, p in enumerate(found.inputs)}
     strategies = enumerate_strategies(dot.rule, MeshShape(("x",), (n,)), rings=True)
     nbytes = flying_bytes(dot, operands, strategies)
     whole = {0: m * k, 1: k * cols, 2: m * cols, NO_RING: 0}

@@ -42,6 +42,7 @@ class Chip:
         passes: So many times longer a matmul of float32 takes in precision HIGH, and in HIGHEST.
         rounds: Whether its compiler rounds float32 operands of matmuls in default precision to bfloat16, and stores
             what it computes for them alone as such.
+        on_chip: Bytes of the chip's own memory that its compiler fetches whole operands of a matmul to.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -60,6 +61,7 @@ class Chip:
     word: Annotated[int, Field(gt=0)] = 1
     passes: tuple[Positive, Positive] = (1.0, 1.0)
     rounds: bool = False
+    on_chip: Amount = 0.0
 
     @property
     def usable_bytes(self) -> float:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from planner.cost.fabric import Fabric
 from planner.cost.machine import Chip, Machine
 
-GIB = 1024.0**3
+GIB, MIB = 1024.0**3, 1024.0**2
 BOOK = 'scaling-book, "tpus"'
 
 FITTED = (0.75, 0.73, 1.5e-6)
@@ -35,6 +35,10 @@ AHEAD = {"tpu-v4": 0.5, "tpu-v5e": 0.8}
 on 8×8 chips of v5e; PaLM 540B's prefill of 512 sequences on a v4 cube (0.52; all of 128 sequences, 0.76 of 64), where
 the compiler is told to (`planner.compiler_options`). Of its other machines it hides none."""
 
+ON_CHIP = {"tpu-v5e": 112, "tpu-v5p": 48, "tpu-v6e": 96}
+"""MiB of operands that libtpu 0.0.42 fetches to vector memory, which has 128 and on v5p 64, before a ring's first
+product. On v4 it fetches them to a common memory of 128, from which products take about as long as from HBM."""
+
 VECTOR = 4
 """Bytes of an element in a TPU's vector unit. libtpu 0.0.42 expects of `a + 2 * b` in bf16 what moving float32 takes at
 0.87 (v5p) to 1.00 (v6e) of the memory's bandwidth."""
@@ -56,7 +60,8 @@ def _tpu(
     flops |= {"int16": bf16 / SLOW[0], "uint16": bf16 / SLOW[0], "int32": bf16 / SLOW[1], "uint32": bf16 / SLOW[1]}
     free, ahead = USABLE[name] * GIB, AHEAD.get(name, 0.0)
     shares = *ESTIMATED.get(name, FITTED[:2]), FITTED[2]
-    chip = Chip(name, flops, hbm, bandwidth, (8, 128), mxu, *shares, hbm - free, ahead, VECTOR, BF16_PASSES, True)
+    own = ON_CHIP.get(name, 0) * MIB
+    chip = Chip(name, flops, hbm, bandwidth, (8, 128), mxu, *shares, hbm - free, ahead, VECTOR, BF16_PASSES, True, own)
     return Machine(name, chip, fabric, source)
 
 
