@@ -62,6 +62,5 @@ class Local:
             nbytes = np.maximum(nbytes, self.chip.hbm_share * words)
         dtype, steps = compute_dtype(self.node, self.operands), ring_steps(s)
         flops = local_flops(self.node.rule, s, self.chip, near > 0) * self.chip.times(dtype, self.node.rule.precision)
-        both = (self.model.compute(flops / steps, x / steps, dtype) for x in (nbytes, nbytes - near))
-        seconds, beside = both
-        return seconds, beside
+        seconds = self.model.compute(flops / steps, nbytes / steps, dtype)
+        return seconds, self.model.compute(flops / steps, (nbytes - near) / steps, dtype) if near.any() else seconds

@@ -22,7 +22,7 @@ AT_BORDER = ("input", "output", "stack")
 
 
 class Read(NamedTuple):
-    """An operand that is no literal: what is read, whether it lies in HBM, whether it is a slice of a longer stack."""
+    """An operand that is no literal: what is read, whether from HBM, and whether cut out of a stack, or widened, meanwhile."""
 
     aval: Aval
     held: bool
@@ -131,12 +131,14 @@ def fetched_bytes(operands: Mapping[int, Read], strategies: Strategies, chip: Ch
 
     That is what stays on a device, if it fits there; but a slice of a stack is read as the products need it.
     """
-    total = np.zeros(len(strategies))
+    total, ringed = np.zeros(len(strategies)), ring_steps(strategies) > 1
+    if not ringed.any():
+        return total
     for i, (aval, held, sliced) in sorted(operands.items()):
         if held and not sliced:
             elements = shard_elements(aval.shape, strategies.operand(i), strategies.mesh).prod(1)
             total += np.where(strategies.rings[:, 0] == i, 0.0, aval.itemsize * elements)
-    return np.where((ring_steps(strategies) > 1) & (total <= chip.on_chip), total, 0.0)
+    return np.where(ringed & (total <= chip.on_chip), total, 0.0)
 
 
 def summed_bytes(node: Node, strategies: Strategies) -> Array:
@@ -201,7 +203,7 @@ def operand_avals(
     What is computed `beside` the value that it reads reads nothing. What is read `again` (see `planner.again`) is read
     with those bytes per element.
     """
-    read = _itemsizes(graph, widened)
+    read, on_the_fly = _itemsizes(graph, widened), widened | cut
     found: dict[int, dict[int, Read]] = {n: {} for n in range(len(graph.nodes))}
     for edge in graph.edges:
         aval, held = graph.aval(edge.source), edge.source in stored or edge.source.node in cut
@@ -209,8 +211,9 @@ def operand_avals(
             aval, held = replace(aval, itemsize=read[edge.source.node]), True
         if (place := (edge.target, edge.operand)) in again:
             aval, held = replace(aval, itemsize=again[place]), True
-        sliced = edge.source.node in widened | cut or graph.nodes[edge.source.node].role == SLICE
-        found[edge.target][edge.operand] = Read(aval, held and edge.target not in widened | cut | beside, sliced)
+        sliced = edge.source.node in on_the_fly or graph.nodes[edge.source.node].role == SLICE
+        moves = held and edge.target not in on_the_fly and edge.target not in beside
+        found[edge.target][edge.operand] = Read(aval, moves, sliced)
     return found
 
 
