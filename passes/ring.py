@@ -13,7 +13,8 @@ product before it. So sums that travel come from both sides and take turns: one 
 must not move up is tied to what precedes it by an `optimization_barrier`, by way of the offset of a chunk: tying an
 operand or a sum itself would make copies of it.
 
-Where a chunk lies depends on the device, so each step slices or updates at an offset that is only known when it runs.
+Where a chunk lies depends on the device, so each step slices or updates at an offset that is only known when it runs;
+but where sums travel, chunks of a weight may be `rotated` before, once for all steps.
 Gathering a contracted dim adds the chunks in another order on each device: the copies of the result are equal up to
 rounding, not bit by bit. There narrow floats are summed in float32, as inside of one plain matmul; the derivative of
 such a step multiplies a float32 cotangent. A sum that travels has the dtype of the result, as in a plain
@@ -32,6 +33,7 @@ from jax import lax
 Axis = str | tuple[str, ...]
 DotDims = tuple[tuple[Sequence[int], Sequence[int]], tuple[Sequence[int], Sequence[int]]]
 Loops = tuple[int, ...]
+Index = jax.Array | int
 
 
 def loops(dimension_numbers: DotDims, lhs_ndim: int, rhs_ndim: int) -> tuple[Loops, Loops, Loops]:
@@ -93,12 +95,9 @@ def all_gather_matmul(
     Returns:
         What `dot_general` gives for the gathered operand, whole on every device.
 
-    With `n` devices on the axis, a gathered contracted dim, and dims of a matmul,
+    With `n` devices on the axis, dims of a matmul, and a contracted dim or a kept one of the rhs that is gathered,
 
         lhs [M, K/n], rhs [K, N], gather_dim=1 -> [M, N]
-
-    with a gathered kept dim, of the rhs,
-
         lhs [M, K], rhs [K, N/n], operand=1, gather_dim=1 -> [M, N]
     """
     gathered, other = (lhs, rhs) if operand == 0 else (rhs, lhs)
@@ -222,6 +221,7 @@ def matmul_reduce_scatter(
     precision: Any = None,
     preferred_element_type: Any = None,
     order: Sequence[int] = (),
+    in_turn: bool = False,
 ) -> jax.Array:
     """`dot_general` whose results are summed over a mesh axis, each device keeping one chunk of the sum.
 
@@ -234,6 +234,7 @@ def matmul_reduce_scatter(
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
         order: The devices as they stand round the ring, neighbours near each other; by default by their numbers.
+        in_turn: Whether each operand that is cut comes with its chunks in turn, as `rotated` gives them.
 
     Returns:
         This device's chunk of the sum.
@@ -246,7 +247,7 @@ def matmul_reduce_scatter(
         lhs [M, K/n], rhs [K/n, N], scatter_dim=1 -> [M, N/n]
     """
     dot = _Dot(dimension_numbers, precision, preferred_element_type or jnp.result_type(lhs, rhs))
-    return _scattered(lhs, rhs, dot, scatter_dim, _Ring.of(axis_name, order))
+    return _scattered(lhs, rhs, dot, scatter_dim, _Ring.of(axis_name, order, in_turn))
 
 
 def _scattered(lhs: jax.Array, rhs: jax.Array, dot: _Dot, dim: int, ring: "_Ring") -> jax.Array:
@@ -259,14 +260,15 @@ def _scattered(lhs: jax.Array, rhs: jax.Array, dot: _Dot, dim: int, ring: "_Ring
         raise ValueError(f"cannot scatter dim {dim} of size {whole} over {ring.n} devices of axis {ring.axis_name!r}")
     size = whole // ring.n
 
-    def product(device: jax.Array) -> jax.Array:
-        return dot(*(_chunk(x, term, out[dim], device * size, size) for x, term in zip((lhs, rhs), terms)))
+    def product(chunk: Index, x: jax.Array) -> jax.Array:
+        pair = (x, rhs) if out[dim] not in terms[0] else (lhs, x)
+        return dot(*(_chunk(x, term, out[dim], chunk * size, size) for x, term in zip(pair, terms)))
 
-    return _met(product, ring)
+    return _met(product, lhs if out[dim] not in terms[0] else rhs, ring)
 
 
-def _met(product: Callable[[jax.Array], jax.Array], ring: "_Ring") -> jax.Array:
-    """The sum of all devices' `product(me)`: sums come from both sides and meet at `me`.
+def _met(product: Callable[[Index, jax.Array], jax.Array], x: jax.Array, ring: "_Ring") -> jax.Array:
+    """The sum of all devices' `product(mine, x)`: sums come from both sides and meet here.
 
     They take turns: one travels a step while the product is computed that joins the other.
     """
@@ -274,40 +276,76 @@ def _met(product: Callable[[jax.Array], jax.Array], ring: "_Ring") -> jax.Array:
     held = None
     for k in range(ring.n - 1, 0, -1):
         way = 1 if k % 2 else -1
-        device, arrived[-way] = _onwards(held, ring, -way, ring.device(way * ((k + 1) // 2)))
-        part, before = product(device), arrived[way]
+        operands, arrived[-way] = _onwards(held, ring, -way, ring.chunk(way * ((k + 1) // 2)), x)
+        part, before = product(*operands), arrived[way]
         held = part if before is None else part + before
-    device, arrived[1] = _onwards(held, ring, 1, ring.device(0))
-    own = lax.optimization_barrier(product(device))  # else the sum that is still on its way holds it up
+    operands, arrived[1] = _onwards(held, ring, 1, ring.chunk(0), x)
+    own = lax.optimization_barrier(product(*operands))  # else the sum that is still on its way holds it up
     return sum((x for x in arrived.values() if x is not None), own)
 
 
-def _onwards(held: jax.Array | None, ring: "_Ring", step: int, device: jax.Array) -> tuple[Any, jax.Array | None]:
-    """Sends a sum on, and only when there is one says whose chunk is next."""
+def _onwards(
+    held: jax.Array | None, ring: "_Ring", step: int, chunk: Index, x: jax.Array
+) -> tuple[tuple[Index, jax.Array], jax.Array | None]:
+    """Sends a sum on, and only when there is one says which chunk is next, or has its other operand."""
     if held is None:
-        return device, None
-    device, tied = lax.optimization_barrier((device, held))
-    return device, ring.sent(tied, step)
+        return (chunk, x), None
+    if ring.in_turn:
+        x, tied = lax.optimization_barrier((x, held))
+    else:
+        chunk, tied = lax.optimization_barrier((chunk, held))
+    return (chunk, x), ring.sent(tied, step)
 
 
-def _chunk(x: jax.Array, term: Loops, loop: int, at: jax.Array, size: int) -> jax.Array:
+def rotated(x: jax.Array, dim: int, *, axis_name: Axis, order: Sequence[int] = ()) -> jax.Array:
+    """The chunks of a dim in turn: this device's, then those of devices as they follow round the ring.
+
+    `matmul_reduce_scatter` that gets a weight so, with `in_turn=True`, slices it at offsets that are known when it is
+    compiled. Do it once, inside of a `shard_map` of its own, and keep the result: in a program that multiplies once, it
+    is one copy more.
+
+    Args:
+        x: This device's part of an operand.
+        dim: Its dim that becomes the scattered one.
+        axis_name: The mesh axis, or axes, of the ring.
+        order: The devices as they stand round the ring, as for the matmul.
+
+    Returns:
+        An array of the same shape.
+
+    Raises:
+        ValueError: The axis does not divide the dim.
+    """
+    ring = _Ring.of(axis_name, order)
+    if x.shape[dim] % ring.n:
+        raise ValueError(f"cannot cut dim {dim} of size {x.shape[dim]} for {ring.n} devices of axis {axis_name!r}")
+    size = x.shape[dim] // ring.n
+    chunks = [lax.dynamic_slice_in_dim(x, ring.device(ahead) * size, size, dim) for ahead in range(ring.n)]
+    return lax.concatenate(chunks, dim)
+
+
+def _chunk(x: jax.Array, term: Loops, loop: int, at: Index, size: int) -> jax.Array:
     return lax.dynamic_slice_in_dim(x, at, size, term.index(loop)) if loop in term else x
 
 
 @dataclass(frozen=True)
 class _Ring:
-    """Devices round a ring, by their numbers along `axis_name`: in the order of those where `order` is empty."""
+    """Devices round a ring, by their numbers along `axis_name`: in the order of those where `order` is empty.
+
+    Chunks are numbered as devices are, or `in_turn`: by how far ahead their devices stand.
+    """
 
     axis_name: Axis
     n: int
     order: tuple[int, ...]
+    in_turn: bool = False
 
     @classmethod
-    def of(cls, axis_name: Axis, order: Sequence[int]) -> "_Ring":
+    def of(cls, axis_name: Axis, order: Sequence[int], in_turn: bool = False) -> "_Ring":
         n = lax.axis_size(axis_name)
         if order and sorted(order) != list(range(n)):
             raise ValueError(f"order {tuple(order)} does not name each of the {n} devices of axis {axis_name!r} once")
-        return cls(axis_name, n, tuple(order))
+        return cls(axis_name, n, tuple(order), in_turn)
 
     def device(self, ahead: int) -> jax.Array:
         """The number of the device so many places ahead of this one."""
@@ -316,6 +354,10 @@ class _Ring:
             return (me + ahead) % self.n
         places = [(self.order.index(i) + ahead) % self.n for i in range(self.n)]
         return lax.select_n(me, *(jnp.int32(self.order[place]) for place in places))  # a table would lie in HBM
+
+    def chunk(self, ahead: int) -> Index:
+        """The number of the chunk of the device so many places ahead of this one."""
+        return ahead % self.n if self.in_turn else self.device(ahead)
 
     def sent(self, x: jax.Array, step: int) -> jax.Array:
         """What the device so many places behind this one has."""

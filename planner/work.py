@@ -22,7 +22,7 @@ AT_BORDER = ("input", "output", "stack")
 
 
 class Read(NamedTuple):
-    """An operand that is no literal: what is read, whether from HBM, and whether cut out of a stack, or widened, meanwhile."""
+    """An operand that is no literal: its aval, whether it lies in HBM, and whether it is cut or widened while read."""
 
     aval: Aval
     held: bool

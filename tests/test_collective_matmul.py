@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from passes import jaxpr
 from passes.collective_matmul import Site, all_gather_matmul, fuse, matmul_reduce_scatter
 from passes.jaxpr import Path
-from passes.ring import all_gather_matmuls
+from passes.ring import all_gather_matmuls, rotated
 
 MATMUL = (((1,), (0,)), ((), ()))
 
@@ -37,6 +37,7 @@ class Dot:
     axes: tuple[str, ...]
     dtype: type
     order: tuple[int, ...] = ()
+    in_turn: bool = False
 
     @property
     def numbers(self):
@@ -57,7 +58,7 @@ def dots(draw):
     sizes = draw(st.sampled_from(SIZES))
     axes = tuple(draw(st.permutations("xy"[: len(sizes)])))
     order = tuple(draw(st.just([]) | st.permutations(range(np.prod(sizes)))))
-    return Dot("bmk" if lacking(lhs, dtype) else lhs, rhs, sizes, axes, dtype, order)
+    return Dot("bmk" if lacking(lhs, dtype) else lhs, rhs, sizes, axes, dtype, order, draw(st.booleans()))
 
 
 def every_dot(seed):
@@ -68,7 +69,7 @@ def every_dot(seed):
         dtype = (jnp.float32, jnp.bfloat16)[(seed + i) % 2]
         lhs, rhs, axes = mixed("bmk"), mixed("bkn"), tuple(mixed("xy"[: len(sizes)]))
         order = tuple(rng.permutation(np.prod(sizes)).tolist()) if i % 2 else ()
-        yield Dot("bmk" if lacking(lhs, dtype) else lhs, rhs, sizes, axes, dtype, order)
+        yield Dot("bmk" if lacking(lhs, dtype) else lhs, rhs, sizes, axes, dtype, order, in_turn=i % 3 == 2)
 
 
 def spec(dims, **axes):
@@ -110,12 +111,20 @@ def gathered(dot, operand, dim, by_hand):
     return jax.shard_map(local, mesh=programs.mesh(*dot.sizes), in_specs=specs, out_specs=P(), check_vma=False)
 
 
+def turning(local, dot, dim):
+    """With operands whose chunks are rotated first."""
+    turn = functools.partial(rotated, axis_name=dot.axes, order=dot.order)
+    put = lambda x, term: turn(x, term.index(dim)) if dim in term else x  # noqa: E731
+    return lambda lhs, rhs: local(put(lhs, dot.lhs), put(rhs, dot.rhs), in_turn=True)
+
+
 def scattered(dot, dim, by_hand):
     specs = (spec(dot.lhs, k=dot.axes), spec(dot.rhs, k=dot.axes), spec("bmn", **{dim: dot.axes}))
     if not by_hand:
         return fused(Site("reduce_scatter", dot.axes, *specs, order=dot.order), dot.sizes, dot.numbers, dot.dtype)
     where = {"order": dot.order, "axis_name": dot.axes, "scatter_dim": "bmn".index(dim)}
     local = functools.partial(matmul_reduce_scatter, dimension_numbers=dot.numbers, **where)
+    local = turning(local, dot, dim) if dot.in_turn else local
     return jax.shard_map(local, mesh=programs.mesh(*dot.sizes), in_specs=specs[:2], out_specs=specs[2])
 
 
@@ -179,6 +188,25 @@ def test_an_order_names_every_device_once(ring):
     mapped = jax.shard_map(local, mesh=programs.mesh(4), in_specs=(P("x"), P()), out_specs=P("x"))
     with pytest.raises(ValueError, match=r"order \(0, 2, 2, 1\) does not name each of the 4 devices of axis 'x' once"):
         jax.eval_shape(mapped, jnp.ones((16, 4)), jnp.ones((4, 4)))
+
+
+def test_chunks_in_turn_are_sliced_at_known_offsets():
+    """Slices of the weight at offsets that depend on the device, and none of them."""
+    where = {"dimension_numbers": MATMUL, "axis_name": "x", "scatter_dim": 1}
+    mapped = {"mesh": programs.mesh(4), "in_specs": (P(None, "x"), P("x")), "out_specs": P(None, "x")}
+
+    def offsets(in_turn):
+        local = functools.partial(matmul_reduce_scatter, in_turn=in_turn, **where)
+        lowered = jax.jit(jax.shard_map(local, **mapped)).lower(jnp.ones((8, 8)), jnp.ones((8, 8)))
+        return (lowered.compile().as_text() or "").count("dynamic-slice(")
+
+    assert (offsets(False) > 0, offsets(True)) == (True, 0)
+
+
+def test_what_cannot_be_cut_is_not_rotated():
+    turn = functools.partial(rotated, dim=0, axis_name="x")
+    with pytest.raises(ValueError, match="cannot cut dim 0 of size 6 for 4 devices of axis 'x'"):
+        jax.eval_shape(jax.shard_map(turn, mesh=programs.mesh(4), in_specs=P(), out_specs=P("x")), jnp.ones((6, 8)))
 
 
 @pytest.mark.parametrize("gather_dim", [0, 1])
