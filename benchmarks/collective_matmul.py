@@ -9,6 +9,7 @@ how.
     hand     the collectives of the layouts by hand, one after the other
     ours     the plan; fused where it chose a ring
     forced   the best of the loops of `passes.ring`, in the order that a plan would walk, where it chose none
+    in turn  the best of those that scatter, its weight's chunks rotated before (`passes.rotated`), which no plan does
 
 *gain* is against the better of off and default. What does not fit into memory is a dash.
 """
@@ -96,15 +97,18 @@ def constrained(case: Case, mesh: Any, options: dict[str, Any] | None) -> Any:
     return jax.jit(jnp.matmul, out_shardings=out, compiler_options=options).lower(*case.arguments(mesh)).compile()
 
 
-def by_force(case: Case, mesh: Any) -> Iterator[Callable[[], Any]]:
-    """Compiled with a ring over every axis or pair of axes that has a collective, what is left by hand."""
+def by_force(case: Case, mesh: Any, in_turn: bool = False) -> Iterator[Callable[[], Any]]:
+    """Compiled with a ring over every axis or pair of axes that has a collective, what is left by hand.
+
+    With chunks of the weight `in_turn`: the rings that scatter.
+    """
     first, rest = mesh.axis_names[0], tuple(mesh.axis_names[1:])
-    order = make_setting(mesh, None, None).shape.ring
-    loops: list[Callable] = [partial(_scattered, axis=(first,), order=order((first,)))]
+    order, scattered = make_setting(mesh, None, None).shape.ring, partial(_scattered, in_turn=in_turn)
+    loops: list[Callable] = [partial(scattered, axis=(first,), order=order((first,)))]
     if case.name in INTO_WIDTH:
         parts = [(rest[:n], rest[n:]) for n in range(1, len(rest) + 1)]
-        rings = [partial(_scattered, axis=a, order=order(a), gather=first, scatter=s) for a, s in parts]
-        loops = [partial(_gathered, axis=first, order=order((first,)), scatter=rest), *rings]
+        rings = [partial(scattered, axis=a, order=order(a), gather=first, scatter=s) for a, s in parts]
+        loops = [*([] if in_turn else [partial(_gathered, axis=first, order=order((first,)), scatter=rest)]), *rings]
     for loop in loops:
         yield partial(_mapped, loop, case, mesh)
 
@@ -138,9 +142,11 @@ def _scattered(
     order: Sequence[int],
     gather: str | None = None,
     scatter: tuple[str, ...] = (),
+    in_turn: bool = False,
 ) -> jax.Array:
     whole = jax.lax.all_gather(lhs, gather, axis=1, tiled=True) if gather else lhs
-    out = matmul_reduce_scatter(whole, rhs, MATMUL, axis_name=axis, scatter_dim=1, order=order)
+    ring = {"axis_name": axis, "scatter_dim": 1, "order": order, "in_turn": in_turn}
+    out = matmul_reduce_scatter(whole, rhs, MATMUL, **ring)
     return jax.lax.psum_scatter(out, scatter, scatter_dimension=1, tiled=True) if scatter else out
 
 
@@ -154,6 +160,7 @@ class Row:
     ours: float
     ring: str
     forced: float | None
+    in_turn: float
 
     @property
     def gain(self) -> float:
@@ -187,6 +194,7 @@ def measured(case: Case, mesh: Any, timer: Timer) -> Row:
         ours=seconds(lambda: planned.lower(*arguments).compile()),
         ring=" ".join(f"{ring.kind} {''.join(ring.axes)}" for ring in rings),
         forced=None if rings else min(map(seconds, by_force(case, mesh))),
+        in_turn=min(map(seconds, by_force(case, mesh, in_turn=True))),
     )
 
 
@@ -219,10 +227,12 @@ def _table(title: str, chosen: Sequence[Case], rows: Sequence[Row]) -> Table:
         table.add_column(column, justify="left" if column == "matmul" else "right")
     table.add_column("ring", no_wrap=True)
     table.add_column("forced", justify="right")
+    table.add_column("in turn", justify="right")
     for case, row in zip(chosen, rows):
         times = [_micro(x) for x in (row.off, row.default, row.hand, row.ours)]
         gains = [f"{x:.2f}" if isfinite(x) else "-" for x in (row.gain, row.by_hand)]
-        table.add_row(case.name, *times, *gains, row.ring, "" if row.forced is None else _micro(row.forced))
+        forced = "" if row.forced is None else _micro(row.forced)
+        table.add_row(case.name, *times, *gains, row.ring, forced, _micro(row.in_turn))
     return table
 
 
