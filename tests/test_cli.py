@@ -204,6 +204,6 @@ def test_collectives_in_counts_halves_once():
 
 def test_readme_example_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    exec(compile(example, "README.md", "exec"), {})
+    examples = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    exec(compile("\n".join(examples), "README.md", "exec"), {})
     assert Plan.load("mlp.plan.json").machine == "cpu"
