@@ -69,6 +69,7 @@ RINGS = {
     "gather weights": (all_gather_matmul, {"gather_dim": 1, "operand": 1}, (P(), P(None, "x"))),
     "scatter rows": (matmul_reduce_scatter, {"scatter_dim": 0}, (P(None, "x"), P("x"))),
     "scatter columns": (matmul_reduce_scatter, {"scatter_dim": 1}, (P(None, "x"), P("x"))),
+    "scatter columns in turn": (matmul_reduce_scatter, {"scatter_dim": 1, "in_turn": True}, (P(None, "x"), P("x"))),
 }
 
 
