@@ -260,15 +260,17 @@ def _scattered(lhs: jax.Array, rhs: jax.Array, dot: _Dot, dim: int, ring: "_Ring
         raise ValueError(f"cannot scatter dim {dim} of size {whole} over {ring.n} devices of axis {ring.axis_name!r}")
     size = whole // ring.n
 
-    def product(chunk: Index, x: jax.Array) -> jax.Array:
-        pair = (x, rhs) if out[dim] not in terms[0] else (lhs, x)
-        return dot(*(_chunk(x, term, out[dim], chunk * size, size) for x, term in zip(pair, terms)))
+    lhs_stays = out[dim] not in terms[0]
 
-    return _met(product, lhs if out[dim] not in terms[0] else rhs, ring)
+    def product(chunk: Index, x: jax.Array) -> jax.Array:
+        pair = (x, rhs) if lhs_stays else (lhs, x)
+        return dot(*(_chunk(y, term, out[dim], chunk * size, size) for y, term in zip(pair, terms)))
+
+    return _met(product, lhs if lhs_stays else rhs, ring)
 
 
 def _met(product: Callable[[Index, jax.Array], jax.Array], x: jax.Array, ring: "_Ring") -> jax.Array:
-    """The sum of all devices' `product(mine, x)`: sums come from both sides and meet here.
+    """The sum of all devices' `product(chunk, x)`, of this device's chunk: sums come from both sides and meet here.
 
     They take turns: one travels a step while the product is computed that joins the other.
     """

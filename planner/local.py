@@ -42,25 +42,25 @@ class Local:
 
     def _priced(self, s: Strategies) -> tuple[Array, Array]:
         """Seconds of one trip, and what rings compete with: the same matmul, and its collective after or before it."""
-        seconds, beside = self._work(s)
-        launch = self.model.launch if any(self.kept) else 0.0
-        ringed = s.rings[:, 0] != NO_RING
+        near, ringed = fetched_bytes(self.operands, s, self.chip), s.rings[:, 0] != NO_RING
+        seconds, launch = self._work(s, near), self.model.launch if any(self.kept) else 0.0
         if not ringed.any():
             return seconds + launch, seconds
         nbytes, mask = travelling_bytes(self.node, self.operands, s), np.where(ringed, s.rings[:, 2], 0)
         plain = replace(s, rings=np.full_like(s.rings, NO_RING))
-        apart = self._work(plain)[0] + launch + self.model.collective("all_gather", nbytes, mask)
-        ring = self.model.ring(seconds, beside, summed_bytes(self.node, s), nbytes, mask)
+        alone = self._work(plain)
+        fetch = alone - self._work(plain, near) if near.any() else np.zeros(len(s))
+        ring = self.model.ring(seconds, fetch, summed_bytes(self.node, s), nbytes, mask)
+        apart = alone + launch + self.model.collective("all_gather", nbytes, mask)
         return np.where(ringed, ring, seconds + launch), apart
 
-    def _work(self, s: Strategies) -> tuple[Array, Array]:
-        """Seconds of one trip without its launch, or of one step of a ring; and of a step when operands are on chip."""
-        near = fetched_bytes(self.operands, s, self.chip)
-        nbytes = moved_bytes(self.node, self.operands, self.kept, s, near=near > 0)
+    def _work(self, s: Strategies, near: Array | float = 0.0) -> Array:
+        """Seconds of one trip without its launch, or of one step of a ring, with so many bytes on chip before."""
+        once = np.asarray(near) > 0
+        nbytes = moved_bytes(self.node, self.operands, self.kept, s, near=once)
         if self.node.rule.fusible:  # the vector unit takes as long for words at the memory's full rate
             words = moved_bytes(self.node, self.operands, self.kept, s, self.chip.word)
             nbytes = np.maximum(nbytes, self.chip.hbm_share * words)
         dtype, steps = compute_dtype(self.node, self.operands), ring_steps(s)
-        flops = local_flops(self.node.rule, s, self.chip, near > 0) * self.chip.times(dtype, self.node.rule.precision)
-        seconds = self.model.compute(flops / steps, nbytes / steps, dtype)
-        return seconds, self.model.compute(flops / steps, (nbytes - near) / steps, dtype) if near.any() else seconds
+        flops = local_flops(self.node.rule, s, self.chip, once) * self.chip.times(dtype, self.node.rule.precision)
+        return self.model.compute(flops / steps, (nbytes - near) / steps, dtype)

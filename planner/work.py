@@ -2,15 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import prod
 from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
+from jax.sharding import PartitionSpec
 
 from planner.cost.hardware import Chip
 from planner.graph import Aval, Graph, Node, Port
 from planner.rules.rule import Rule
-from planner.sharding import MeshShape, padded, shard_elements
+from planner.sharding import MeshShape, names_of, padded, shard_elements
 from planner.strategy import NO_RING, Strategies
 
 Array = np.ndarray
@@ -22,11 +24,19 @@ AT_BORDER = ("input", "output", "stack")
 
 
 class Read(NamedTuple):
-    """An operand that is no literal: its aval, whether it lies in HBM, and whether it is cut or widened while read."""
+    """An operand that is no literal.
+
+    Attributes:
+        aval: What is read.
+        held: Whether it lies in HBM.
+        sliced: Whether it is cut out of a stack, or widened, while it is read.
+        pin: The spec with which the user passes it, if it is an argument.
+    """
 
     aval: Aval
     held: bool
     sliced: bool = False
+    pin: PartitionSpec | None = None
 
 
 def ring_steps(strategies: Strategies) -> Array:
@@ -57,16 +67,18 @@ def _matmul_padding(rule: Rule, strategies: Strategies, mxu: int, near: Array | 
     """A 4-wide shard of a 256-wide head costs as much as 128: contracted and output dims fill whole tiles.
 
     One of the two kept dims streams through it and is padded to sublanes only; a compiler streams the one that pads
-    less, but not the columns that a ring cuts, unless it streams from on-chip memory.
+    less, but not the columns that a ring cuts. From on-chip memory it does, and then filling the unit shows: that takes
+    as long as a quarter of its width streams.
     """
     if mxu == 1:
         return np.ones(len(strategies))
     lhs, rhs = (_named(rule, i) for i in (0, 1))
     out = {f for dim in rule.results[0] for f in dim}
     m, n, k = (_product(strategies, f) for f in ((lhs - rhs) & out, (rhs - lhs) & out, (lhs & rhs) - out))
-    rows, columns = _waste(m, SUBLANE) * _waste(n, mxu), _waste(m, mxu) * _waste(n, SUBLANE)
-    cut = np.isin(strategies.rings[:, 1], sorted((rhs - lhs) & out))
-    return np.where(cut & ~np.asarray(near), rows, np.minimum(rows, columns)) * np.where(k > 1, _waste(k, mxu), 1.0)
+    least = np.where(near, mxu // 4, 0)
+    rows, columns = (_waste(x, SUBLANE, least) * _waste(y, mxu) for x, y in ((m, n), (n, m)))
+    cut = np.isin(strategies.rings[:, 1], sorted((rhs - lhs) & out)) & ~np.asarray(near)
+    return np.where(cut, rows, np.minimum(rows, columns)) * np.where(k > 1, _waste(k, mxu), 1.0)
 
 
 def _named(rule: Rule, i: int) -> set[int]:
@@ -79,8 +91,8 @@ def _product(strategies: Strategies, factors: set[int]) -> Array:
     return points / np.where(np.isin(strategies.rings[:, 1], sorted(factors)), ring_steps(strategies), 1)
 
 
-def _waste(sizes: Array, multiple: int) -> Array:
-    return np.ceil(sizes / multiple) * multiple / sizes
+def _waste(sizes: Array, multiple: int, least: Array | int = 0) -> Array:
+    return np.maximum(np.ceil(sizes / multiple) * multiple, least) / sizes
 
 
 def moved_bytes(
@@ -129,16 +141,27 @@ def _passes(strategies: Strategies, place: int, once: Array | bool) -> Array:
 def fetched_bytes(operands: Mapping[int, Read], strategies: Strategies, chip: Chip) -> Array:
     """Bytes that are on chip before a ring's first product, for all of them: shape [k], 0 without a ring.
 
-    That is what stays on a device, if it fits there; but a slice of a stack is read as the products need it.
+    That is what stays on a device, if it fits there; but a slice of a stack is read as the products need it, as is a
+    device's part of an argument that does not fit.
     """
     total, ringed = np.zeros(len(strategies)), ring_steps(strategies) > 1
     if not ringed.any():
         return total
-    for i, (aval, held, sliced) in sorted(operands.items()):
+    source = np.zeros(len(strategies))
+    for i, (aval, held, sliced, pin) in sorted(operands.items()):
         if held and not sliced:
+            stays = np.where(strategies.rings[:, 0] == i, 0.0, aval.itemsize)
             elements = shard_elements(aval.shape, strategies.operand(i), strategies.mesh).prod(1)
-            total += np.where(strategies.rings[:, 0] == i, 0.0, aval.itemsize * elements)
-    return np.where(ringed & (total <= chip.on_chip), total, 0.0)
+            total += stays * elements
+            source += stays * np.maximum(elements, _passed(aval, pin, strategies.mesh))
+    return np.where(ringed & (source <= chip.on_chip), total, 0.0)
+
+
+def _passed(aval: Aval, pin: PartitionSpec | None, mesh: MeshShape) -> float:
+    """Elements of an argument on one device as the user passes it; 0 where the plan decides."""
+    if pin is None or pin.UNCONSTRAINED in tuple(pin):
+        return 0.0
+    return aval.elements / prod(int(mesh.size[mesh.mask(names_of(entry))]) for entry in pin)
 
 
 def summed_bytes(node: Node, strategies: Strategies) -> Array:
@@ -213,7 +236,7 @@ def operand_avals(
             aval, held = replace(aval, itemsize=again[place]), True
         sliced = edge.source.node in on_the_fly or graph.nodes[edge.source.node].role == SLICE
         moves = held and edge.target not in on_the_fly and edge.target not in beside
-        found[edge.target][edge.operand] = Read(aval, moves, sliced)
+        found[edge.target][edge.operand] = Read(aval, moves, sliced, graph.nodes[edge.source.node].pin)
     return found
 
 

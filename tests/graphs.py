@@ -51,7 +51,7 @@ def model(mesh: AbstractMesh, machine: Machine | str = PLAIN) -> Roofline:
 class Apart(Roofline):
     """A machine that never overlaps: no ring pays."""
 
-    def ring(self, product: Any, beside: Any, again: Any, nbytes: Any, mask: Any) -> Any:
+    def ring(self, product: Any, fetch: Any, again: Any, nbytes: Any, mask: Any) -> Any:
         return np.full(np.shape(product), np.inf)
 
 

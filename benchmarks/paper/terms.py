@@ -17,7 +17,7 @@ Array = np.ndarray
 class Apart(Roofline):
     """Nothing overlaps."""
 
-    def ring(self, product: Array, beside: Array, again: Array, nbytes: Array, mask: Array) -> Array:
+    def ring(self, product: Array, fetch: Array, again: Array, nbytes: Array, mask: Array) -> Array:
         """No loops."""
         return np.full(np.shape(product), np.inf)
 

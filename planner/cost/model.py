@@ -32,11 +32,11 @@ class CostModel(Protocol):
         """Seconds of a collective over the mesh axes in `mask`; `nbytes` as in `planner.cost.collectives`."""
         ...
 
-    def ring(self, product: Array, beside: Array, again: Array, nbytes: Array, mask: Array) -> Array:
+    def ring(self, product: Array, fetch: Array, again: Array, nbytes: Array, mask: Array) -> Array:
         """Seconds of a matmul in as many steps as `mask` has devices, while `nbytes` go around them.
 
-        `product` are the seconds of one step's product, `beside` those without its share of what is fetched before the
-        first, `again` the bytes that sums of several steps move beside them. Infinite where there are no such loops.
+        `product` are the seconds of one step's product, `fetch` those of what is on chip before the first, `again` the
+        bytes that sums of several steps move beside them. Infinite where there are no such loops.
         """
         ...
 
@@ -74,16 +74,17 @@ class Roofline:
     def _again(self, nbytes: Array) -> Array:
         return 2 * nbytes / (self.chip.hbm_share * self.chip.hbm_bandwidth)
 
-    def ring(self, product: Array, beside: Array, again: Array, nbytes: Array, mask: Array) -> Array:
+    def ring(self, product: Array, fetch: Array, again: Array, nbytes: Array, mask: Array) -> Array:
         """Seconds of a matmul as the loops of `passes.ring` run it.
 
         Each of the `n` steps starts a product, and a permute beside it; half of the chunks go each way. A chunk that
         takes longer than the product beside it holds up the next one of its kind, n // 2 times, as both ways have
         wires of their own; where they take turns every chunk holds up the next. Wang et al. 2023. What is fetched
-        before the first product hides nothing. What sums move comes on top, at the memory's full rate, as schedules
+        before the first product hides nothing, and what sums move comes on top, at the memory's full rate, as schedules
         compiled for v4, v5e and v5p have it.
         """
         n, turns = self.groups.size[mask], self.groups.ring_turns[mask]
         send = nbytes / n / (turns * self.groups.ring[mask]) + self.groups.ring_hop[mask] + self.launch
-        waits = np.where(turns > 1, n - 1, n // 2) * np.maximum(send - beside - self.launch, 0.0)
-        return n * (product + self.launch) + waits + again / self.chip.hbm_bandwidth
+        step = product + self.launch
+        waits = np.where(turns > 1, n - 1, n // 2) * np.maximum(send - step, 0.0)
+        return fetch + n * step + waits + again / self.chip.hbm_bandwidth

@@ -43,7 +43,7 @@ class PaperFormula:
         """Seconds of a collective: its volume over one scalar bandwidth."""
         return volume(kind, nbytes, mask) / self.bandwidth
 
-    def ring(self, product: Array, beside: Array, again: Array, nbytes: Array, mask: Array) -> Array:
+    def ring(self, product: Array, fetch: Array, again: Array, nbytes: Array, mask: Array) -> Array:
         """The formula adds compute and communication up; what runs inside of a matmul is no part of it."""
         return np.full(np.shape(product), np.inf)
 
