@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from graphs import array, graph, named
-from jax import lax
+from jax import P, lax
 
 from planner.cost.hardware import PRESETS
 from planner.graph import Aval, Port
@@ -82,6 +82,13 @@ def test_columns_that_a_ring_cuts_stream_from_on_chip_memory():
     assert local_flops(rule, scattered, V4, np.array([True])).tolist() == [2 * 8192 * 8192 * 96]
 
 
+def test_filling_the_matrix_unit_from_on_chip_memory_takes_a_quarter_of_its_width():
+    rule = matmul(8192, 8192, 64 * 8)
+    scattered = enumerate_strategies(rule, LINE, rings=True)
+    scattered = scattered.keep((scattered.rings == (2, N, 1)).all(1) & (scattered.jobs == K).all(1))
+    assert local_flops(rule, scattered, V4, np.array([True])).tolist() == [2 * 8192 * 8192 * 128 / 4]
+
+
 @pytest.mark.parametrize(
     ("memory", "sliced", "bytes_of"),
     [
@@ -105,6 +112,19 @@ def test_what_stays_in_a_ring_is_fetched_where_it_fits(memory, sliced, bytes_of)
         want = sum((4 * sizes[a] * sizes[b] for a, b in pairs), np.zeros(len(every)))
         at = every.rings[:, 0] == place
         assert at.any() and (fetched[at] == want[at]).all()
+
+
+@pytest.mark.parametrize("pin, fetched", [(None, True), (P("x"), True), (P(), False), (P(P.UNCONSTRAINED), True)])
+def test_a_part_of_an_argument_that_does_not_fit_is_not_fetched(pin, fetched):
+    """Half of the lhs would fit; passed whole it is read where it lies."""
+    m, k, n = 64, 128, 256
+    half = 4 * m * k / 2
+    found = graph(lambda x, w: x @ w, array(m, k), array(k, n))
+    (dot,) = named(found, "dot_general")
+    operands = {i: Read(found.aval(Port(p)), True, pin=pin if i == 0 else None) for i, p in enumerate(found.inputs)}
+    every = enumerate_strategies(found.nodes[dot].rule, MeshShape(("x",), (2,)), rings=True)
+    one = every.keep((every.rings == (1, N, 1)).all(1) & (every.jobs == M).all(1))
+    assert fetched_bytes(operands, one, replace(V4, on_chip=1.5 * half)).tolist() == [half if fetched else 0]
 
 
 def test_what_is_fetched_is_read_once():
