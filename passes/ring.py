@@ -258,9 +258,7 @@ def _scattered(lhs: jax.Array, rhs: jax.Array, dot: _Dot, dim: int, ring: "_Ring
     (whole, *_) = [x.shape[term.index(out[dim])] for x, term in zip((lhs, rhs), terms) if out[dim] in term]
     if whole % ring.n:
         raise ValueError(f"cannot scatter dim {dim} of size {whole} over {ring.n} devices of axis {ring.axis_name!r}")
-    size = whole // ring.n
-
-    lhs_stays = out[dim] not in terms[0]
+    size, lhs_stays = whole // ring.n, out[dim] not in terms[0]
 
     def product(chunk: Index, x: jax.Array) -> jax.Array:
         pair = (x, rhs) if lhs_stays else (lhs, x)
