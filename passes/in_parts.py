@@ -9,7 +9,8 @@ lays all of `a` out anew. With the dim cut before the product, which may write i
     {x w. v = reshape[K, n, N/n] w; a = dot_general x v; p = transpose[n, M, N/n] a; b = reduce_scatter[dim=0] p}
 
 nothing is (v5e 4×8, 32,768 × 8,192 values scattered over four devices: 4.6 ms of 19.7). What is small is laid out anew
-on the chip, for nothing, while cut weights take longer to read.
+on the chip, for nothing, while cut weights take longer to read; v4 and v5p do that for less. There a cut weight takes
+longer only where it is copied: an argument of the program is read cut as it lies, the slice of a scan's stack is not.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,20 @@ from passes.way import Axes, Shard, Sizes, Torus, steps
 
 LARGE = 1 << 25
 """Bytes of a result that is not laid anew in the fast memory of a chip: a quarter of it, VMEM or CMEM of 128 MiB."""
+SMALL, SMALLER = 1 << 19, ("TPU v4", "TPU v5")
+"""The same for chips with slower copies, by their `device_kind` ("TPU v5" is a v5p)."""
+COPIED = 2
+"""Bytes of a result that are laid out anew while one of a weight is cut (as a v4 does it; a v5p cuts twice as fast)."""
+
+
+def least(kind: str, copied: int) -> int:
+    """Bytes of a result from which on it is computed in parts.
+
+    Args:
+        kind: `device_kind` of the devices.
+        copied: Bytes of the operand that is cut, if it is copied for that.
+    """
+    return min(LARGE, max(SMALL, COPIED * copied)) if kind in SMALLER else LARGE
 
 
 def leading_scatters(have: Shard, want: Shard, torus: Torus) -> list[Axes]:
@@ -46,10 +61,15 @@ def after(have: Shard, scatters: Sequence[Axes]) -> Shard:
     return Shard((*have.dims[:-1], (*have.dims[-1], *axes)), have.open - set(axes))
 
 
-def pays(shape: Sequence[int], itemsize: int, scatters: Sequence[Axes], sizes: Sizes) -> bool:
-    """Whether a device's result is large, and its parts fill whole tiles."""
+def cut_operand(eqn: Any) -> int:
+    """The operand of a `dot_general` whose dim is the last one of the result."""
+    return _last(eqn.params["dimension_numbers"], [v.aval.ndim for v in eqn.invars], 0)[0]
+
+
+def pays(shape: Sequence[int], itemsize: int, scatters: Sequence[Axes], sizes: Sizes, least: int = LARGE) -> bool:
+    """Whether a device's result has that many bytes at least, and its parts fill whole tiles."""
     ways = prod(devices(axes, sizes) for axes in scatters)
-    large = itemsize * prod(shape) >= LARGE
+    large = itemsize * prod(shape) >= least
     return large and len(shape) > 1 and shape[-1] % (ways * TILE[1]) == 0 and shape[-2] % TILE[0] == 0
 
 

@@ -25,6 +25,8 @@ TILE, WORD = (8, 128), 4
 SMALL = 1 << 21
 """Bytes of a sum that are laid out anew sooner than a weight. Reshapes before a scatter would climb to the matmul that
 made it, which then cannot read its weight from the stack of a scan: it is copied first. They do not pass a barrier."""
+LARGE = 1 << 25
+"""Bytes of a matrix that a compiler lays out with less than is asked of it here: it goes as it lies."""
 
 
 def reduce_scatter(x: jax.Array, axes: Axes, dim: int, ways: int) -> jax.Array:
@@ -110,6 +112,8 @@ def _planes(x: jax.Array, axes: Axes, ways: int) -> jax.Array:
 
 def _scattered(x: jax.Array, axes: Axes, dim: int, ways: int) -> jax.Array:
     """A reduce_scatter of what lies in memory with the scattered dim, or the number of the shard, major-most."""
+    if x.ndim == 2 and dim and x.size * x.dtype.itemsize >= LARGE:
+        return lax.psum_scatter(x, axes, scatter_dimension=dim, tiled=True)
     if dim == x.ndim - 1 and _wide_behind(x.shape, ways):
         lies = min(permutations(range(dim)), key=lambda order: _padding([x.shape[d] for d in order]))
         return lax.psum_scatter(laid_out(x, (dim, *lies)), axes, scatter_dimension=dim, tiled=True)

@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 
 from passes import jaxpr
 from passes.collective_matmul import Site, on_shards
-from passes.in_parts import after, in_parts, leading_scatters, pays
+from passes.in_parts import after, cut_operand, in_parts, leading_scatters, least, pays
 from passes.jaxpr import Path
 from passes.layout import compact, laid_out
 from passes.lookup import lookup
@@ -44,9 +44,10 @@ def regions_of(program: Program, plan: Plan, mesh: Any) -> dict[Path, Region]:
     found: dict[Path, Region] = {}
     torus = torus_walks(mesh)
     operations, sites = {jaxpr.parse(op.path): op for op in plan.operations}, plan.rings()
-    tiled = isinstance(mesh, Mesh) and mesh.devices.flat[0].platform == "tpu"
+    device = mesh.devices.flat[0] if isinstance(mesh, Mesh) else None
+    kind = device.device_kind if device and device.platform == "tpu" else ""
     for path, body in _bodies(program.closed):
-        found |= _Body(path, body, plan, operations, sites, tiled, torus).regions()
+        found |= _Body(path, body, plan, operations, sites, kind, torus).regions()
     return found
 
 
@@ -131,12 +132,12 @@ def _shard_shape(aval: Any, shard: Shard, mesh: Mapping[str, int]) -> list[int]:
     return [size // prod(mesh[axis] for axis in axes) for size, axes in zip(aval.shape, shard.dims)]
 
 
-def at_once(eqn: Any, local: Local, want: Shard, mesh: Mapping[str, int], torus: Torus) -> Local:
+def at_once(eqn: Any, local: Local, want: Shard, mesh: Mapping[str, int], torus: Torus, least: int) -> Local:
     """The same; a matmul whose result goes on to be scattered along its last dim does so itself."""
     made, *pins = local.results[0]
     aval, scatters = eqn.outvars[0].aval, leading_scatters(made, want, torus)
     shape = _shard_shape(aval, made, mesh)
-    if local.params is None or not scatters or not pays(shape, aval.dtype.itemsize, scatters, mesh):
+    if local.params is None or not scatters or not pays(shape, aval.dtype.itemsize, scatters, mesh, least):
         return local
     way = _path(after(made, scatters), *pins)
     return replace(local, results=(way,), instead=in_parts(eqn, local.params, scatters, mesh, SCOPE))
@@ -173,14 +174,17 @@ def _dims(dims: Sequence[Sequence[int]], operation: Operation) -> Spec:
 
 @dataclass
 class _Body:
-    """One body: `known` are the layouts of values that come from outside of a region."""
+    """One body, for TPUs of a `kind` or for other devices.
+
+    `known` are the layouts of values that come from outside of a region.
+    """
 
     path: Path
     jaxpr: Any
     plan: Plan
     operations: Mapping[Path, Operation]
     sites: Mapping[Path, Site]
-    tiled: bool
+    kind: str
     torus: Torus
     known: dict[Any, Shard] = field(default_factory=dict)
     locals: Sequence[Local | None] = ()
@@ -212,7 +216,7 @@ class _Body:
         if operation.ring:
             return ring_of((*self.path, i), eqn, operation, self.sites[*self.path, i])
         local = local_of(eqn, operation, self.plan.mesh)
-        if local is None or not self.tiled:
+        if local is None or not self.kind:
             return local
         return kept(eqn, local, self.plan.mesh) if self.updates(eqn) else rowed(eqn, local, self.plan.mesh)
 
@@ -336,7 +340,16 @@ class _Run:
         wanted = [*local.results[0][1:2], *self.wanted_of(v), *([handed[v]] if v in handed else [])]
         if not wanted or any(shard.open & local.results[0][0].open for shard in wanted[1:]):
             return local
-        return at_once(eqn, local, wanted[0], self.body.plan.mesh, self.body.torus)
+        from_bytes = least(self.body.kind, self.copied(eqn, local))
+        return at_once(eqn, local, wanted[0], self.body.plan.mesh, self.body.torus, from_bytes)
+
+    def copied(self, eqn: Any, local: Local) -> int:
+        """Bytes of the operand that a result in parts has cut, unless it is an argument of the program."""
+        cut = cut_operand(eqn)
+        v, shard = eqn.invars[cut], local.operands[cut]
+        if shard is None or (not self.body.path and v in self.body.jaxpr.invars):
+            return 0
+        return v.aval.dtype.itemsize * prod(_shard_shape(v.aval, shard, self.body.plan.mesh))
 
     def wanted_of(self, v: Any) -> Iterator[Shard]:
         """The layouts in which the run reads a value."""

@@ -8,7 +8,7 @@ from jax.sharding import PartitionSpec as P
 from programs import mesh
 
 from passes import jaxpr
-from passes.in_parts import after, in_parts, leading_scatters, pays
+from passes.in_parts import COPIED, LARGE, SMALL, after, cut_operand, in_parts, leading_scatters, least, pays
 from passes.way import Shard
 
 MESH = mesh(2, 4)
@@ -69,3 +69,27 @@ def test_the_way_says_which_scatters_lead():
 )
 def test_large_results_of_whole_tiles_are_cut(shape, whole):
     assert pays(shape, 4, [("x",), ("y",)], SIZES) == whole
+
+
+@pytest.mark.parametrize(
+    ("kind", "copied", "expected"),
+    [
+        ("TPU v4", 0, SMALL),
+        ("TPU v5", SMALL, COPIED * SMALL),
+        ("TPU v4", LARGE, LARGE),
+        ("TPU v5 lite", 0, LARGE),
+        ("", SMALL, LARGE),
+    ],
+)
+def test_what_copies_slowly_computes_smaller_results_in_parts_unless_a_weight_is_copied_for_it(kind, copied, expected):
+    assert least(kind, copied) == expected
+    assert pays((expected // 4096, 1024), 4, [("x",)], SIZES, least(kind, copied))
+    assert not pays((expected // 4096 - 8, 1024), 4, [("x",)], SIZES, least(kind, copied))
+
+
+@pytest.mark.parametrize(("terms", "operand"), [("mk,kn->mn", 1), ("nk,mk->nm", 1), ("mnk,k->mn", 0)])
+def test_the_operand_with_the_last_dim_is_cut(terms, operand):
+    shapes = [[POINTS[d] for d in dims] for dims in terms.split("->")[0].split(",")]
+    args = [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes]
+    found = (eqn for _, eqn in jaxpr.walk(jax.make_jaxpr(lambda *xs: jnp.einsum(terms, *xs))(*args)))
+    assert cut_operand(next(e for e in found if jaxpr.primitive_name(e) == "dot_general")) == operand

@@ -16,7 +16,7 @@ from passes import in_parts, jaxpr
 from passes.constrain import constrain
 from passes.region import Local, Region
 from passes.way import Shard
-from planner import testing
+from planner import regions, testing
 from planner.audit.topology import topology_mesh
 from planner.make import make_plan
 from planner.realise import Realised
@@ -66,6 +66,25 @@ def test_a_large_matmul_scatters_its_last_dim_itself(read, monkeypatch):
     assert region.equations[0].results[0][0] == Shard(((), ("y",)))
     for got, expected in zip(jax.tree.leaves(Realised(plan, program, on)(x, w)), jax.tree.leaves(fun(x, w))):
         np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_a_smaller_one_too_but_for_a_weight_that_a_loop_slices(monkeypatch):
+    """On a chip with slow copies: the slice would be copied to be cut."""
+    monkeypatch.setattr(in_parts, "SMALL", 0)
+    monkeypatch.setattr(regions, "least", lambda _, copied: in_parts.least("TPU v4", copied))
+    on, columns, rows = mesh(8, names=("y",)), PartitionSpec(None, "y"), PartitionSpec("y")
+    x, w = np.ones((16, 1024), np.float32), np.full((1024, 1024), 1e-3, np.float32)
+    plan, program = planned(jnp.matmul, x, w, specs=((columns, rows), columns), on=on)
+    (region,) = regions_of(program, plan, on).values()
+    assert region.equations[0].instead is not None
+
+    def fun(x, ws):
+        return jax.lax.scan(lambda x, w: (x @ w, None), x, ws)[0]
+
+    plan, program = planned(fun, x, np.stack([w] * 3), specs=((columns, PartitionSpec(None, "y")), columns), on=on)
+    matmuls = [e for r in regions_of(program, plan, on).values() for e in r.equations]
+    assert [c.kind for c in plan.collectives] == ["reduce_scatter"]
+    assert matmuls and all(local.instead is None for local in matmuls)
 
 
 def test_what_needs_no_collective_is_only_annotated():

@@ -11,7 +11,7 @@ from programs import mesh
 
 from passes import jaxpr
 from passes.moves import move
-from passes.scatter import filled, reduce_scatter
+from passes.scatter import LARGE, filled, reduce_scatter
 from passes.way import Shard
 
 MESH = mesh(2, 2, 2)
@@ -142,6 +142,20 @@ def test_a_matrix_goes_in_parts_unless_its_narrow_shards_fill_tiles_column_by_co
     x = np.random.default_rng(0).integers(-4, 5, shape).astype(np.float32)
     np.testing.assert_array_equal(np.asarray(jax.jit(moved)(x)), 4 * x)
     assert [params["tiled"] for name, params in primitives(moved, x) if name == "reduce_scatter"] == [tiled]
+
+
+@pytest.mark.parametrize(("rows", "told"), [(LARGE // 4096, False), (LARGE // 4096 - 8, True)], ids=["large", "not so"])
+def test_a_large_matrix_goes_as_it_lies(rows, told):
+    scatter = jax.shard_map(
+        lambda x: reduce_scatter(x, ("x", "y"), 1, 4),
+        mesh=MESH,
+        in_specs=PartitionSpec(),
+        out_specs=PartitionSpec(None, ("x", "y")),
+        check_vma=False,
+    )
+    found = primitives(scatter, jax.ShapeDtypeStruct((rows, 1024), np.float32))
+    assert ("layout_constraint" in [name for name, _ in found]) == told
+    assert [params["scatter_dimension"] for name, params in found if name == "reduce_scatter"] == [1]
 
 
 @pytest.mark.parametrize(
