@@ -221,13 +221,22 @@ class _Use:
 
     def priced(self, link: LinkTable, chip: Chip, mesh: MeshShape, model: CostModel) -> tuple[Array, Array | None]:
         """Seconds and, where there is a copy at all, its bytes."""
-        sliced = (link.steps.sliced > 0) & self.cut
+        ahead = self.ahead(link, model)
+        sliced = (link.steps.sliced > 0) & self.cut & (ahead == 0)
         part = 2 * held_bytes(self.aval, link.targets, chip, mesh, self.role)  # read and written
         again = model.compute(np.zeros(len(part)), part, self.aval.dtype) + model.launch
-        slicing = np.where(sliced, again, 0.0) + np.where(self.relaid(link), again, 0.0)
+        slicing = ahead + np.where(sliced, again, 0.0) + np.where(self.relaid(link), again, 0.0)
         waiting = link.seconds - self.hidden * self.gathers(link, model) if self.hidden else link.seconds
         landing = self.landing(link, chip, mesh) if self.passing else 0.0
         return (waiting + slicing + landing) * self.trips, self.copy(link, sliced, chip, mesh)
+
+    def ahead(self, link: LinkTable, model: CostModel) -> Array:
+        """Seconds to cut a part out of a buffer for a collective, which reads nothing else."""
+        early = np.where(link.steps.moving, link.steps.early, 0.0)
+        if self.passing or not early.any():
+            return np.zeros_like(early)
+        seconds = model.compute(np.zeros_like(early), 2 * self.aval.itemsize * early, self.aval.dtype) + model.launch
+        return np.where(early > 0, seconds, 0.0)
 
     def landing(self, link: LinkTable, chip: Chip, mesh: MeshShape) -> Array:
         """Seconds to write what a collective takes and to read what it gives, at the pace of the vector unit."""

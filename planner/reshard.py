@@ -40,11 +40,13 @@ class Reshard:
         moves: In the order in which they are made; only those that some pair needs.
         sliced: The mesh axes that come to a dim without a collective, as each device has what it keeps: int array of
             shape [p, q].
+        early: Elements per device that are left of a slice in front of the collectives, 0 without: shape [p, q].
     """
 
     possible: Array
     moves: tuple[Move, ...]
     sliced: Array
+    early: Array
 
     @property
     def moving(self) -> Array:
@@ -70,7 +72,7 @@ def reshard(source: Array, target: Array, elements: float, mesh: MeshShape) -> R
         ("all_reduce", open_a & lost),
         *(("all_gather", part) for a, _ in dims for part in _turns("all_gather", a & gathered, mesh)),
     ]
-    return Reshard((open_b & ~open_a) == 0, tuple(_moves(wanted, now, mesh)), sliced)
+    return Reshard((open_b & ~open_a) == 0, tuple(_moves(wanted, now, mesh)), sliced, np.where(early > 0, now, 0.0))
 
 
 def _moves(wanted: list[tuple[str, Array]], now: Array, mesh: MeshShape) -> Iterator[Move]:

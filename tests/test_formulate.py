@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from planner.build import Pins, build_graph
 from planner.cost.hardware import Chip, Fabric, Machine
+from planner.cost.model import RELAID
 from planner.errors import SpecConflictError
 from planner.formulate import formulate
 from planner.solve import evaluate, peak, solve
@@ -46,7 +47,7 @@ def nbytes(name, split):
 
 
 def move(chip, fabric, name, a, b):
-    """Seconds from one place of the only axis, of size 2, to another; what changes its dim is read and written."""
+    """Seconds from one place of the only axis, of size 2, to another; what changes its dim is laid out anew."""
     whole = 4 * np.prod(SHAPES[name])
     if a == b or (a is WHOLE and b != OPEN):
         return 0.0
@@ -55,7 +56,7 @@ def move(chip, fabric, name, a, b):
     gather = whole / 2 / fabric.link + fabric.hop
     if a == OPEN:
         return 2 * gather if b is WHOLE else gather
-    return gather if b is WHOLE else whole / 2 / 2 / fabric.link + fabric.hop + whole / chip.hbm_bandwidth
+    return gather if b is WHOLE else whole / 2 / 2 / fabric.link + fabric.hop + RELAID * whole / 2 / chip.hbm_bandwidth
 
 
 def by_hand(hardware, choice):
@@ -155,6 +156,23 @@ def test_a_slice_is_free_only_where_the_reader_cuts_as_it_reads():
     assert set(cut(lambda x, w: x @ jnp.tanh(w)).values()) == {0.0}
     looked_up = cut(lambda x, w: w.at[x[:, 0].astype(int)].get(mode="clip"))
     assert looked_up == {(0, 0, 0): 0.0, (1, 0, 0): pytest.approx(seconds), (0, 1, 0): pytest.approx(seconds)}
+
+
+def test_a_slice_for_a_collective_is_read_and_written():
+    """Of weights that x splits, whole along y: a matmul cuts its part as it reads, an exchange has it cut before."""
+    grid = abstract_mesh(2, 2)
+    f = formulated(jnp.matmul, array(B, E), array(E, F), mesh=grid, machine=machine(), prices=apart(grid, machine()))
+    (e,) = [i for i, e in enumerate(f.graph.edges) if e.source.node == f.graph.inputs[1]]
+    link, cost = f.links[e], f.problem.edges[e].cost
+    source = link.sources.tolist().index([1, 0, 0])
+    found = {tuple(t[:2]): cost[source, j] for j, t in enumerate(link.targets.tolist())}
+    seconds = 2 * 4 * E * F / 4 / machine().chip.hbm_bandwidth
+    half, quarter = (
+        model(grid, machine()).collective("all_to_all", np.array(4 * E * F / n), np.array(1)) for n in (2, 4)
+    )
+    assert found[1, 0] == found[3, 0] == 0
+    assert found[0, 1] == found[2, 1] == pytest.approx(float(half))  # y may come to rows only when x has left them
+    assert found[0, 3] == pytest.approx(float(quarter) + seconds)
 
 
 def limited(limit, fun=mlp, args=ARGS, mesh=LINE):

@@ -169,6 +169,7 @@ def test_the_steps_arrive_and_move_what_they_say(pair):
     for at in np.ndindex(moved.shape[:3]):
         np.testing.assert_array_equal(moved[at], block(whole, moves.after, at))
 
+    assert ALL.early[i, j] == (blocks[0, 0, 0].size / 2 ** len(moves.early) if moves.early else 0)
     most, axes = volumes(fun, blocks)
     for step in STEPS:
         assert axes[step] == sum(mask for mask, _ in turns(step, i, j))

@@ -153,7 +153,7 @@ def timer_of(mesh: Any, machine: str | Machine | None = None, prices: CostModel 
     """
     hardware = machine_of(mesh) if machine is None else machine_named(machine)
     shape = MeshShape(tuple(mesh.axis_names), tuple(mesh.shape.values()))
-    model = prices or Roofline(hardware.chip, groups(hardware.links(mesh)))
+    model = prices or Roofline(hardware.chip, groups(hardware.links(mesh)), relaid=0.0)
     wires = None if prices else wires_of(mesh, hardware)
     return Timer(shape, CLOCKS.get(hardware.name), hardware.chip.hbm_bandwidth, model, wires, hardware.name)
 
