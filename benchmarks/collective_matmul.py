@@ -14,7 +14,7 @@ how.
 *gain* is against the better of off and default. What does not fit into memory is a dash.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import inf, isfinite
@@ -91,13 +91,13 @@ def cases(model: str, tokens: int, axes: Sequence[str]) -> Iterator[Case]:
             yield Case(name, tokens, k, n, P(None, first), P(first, rest), P(None, (*rest, first)))
 
 
-def constrained(case: Case, mesh: Any, options: dict[str, Any] | None) -> Any:
+def constrained(case: Case, mesh: Any, options: dict[str, Any]) -> Any:
     """Compiled from the shardings alone."""
     out = NamedSharding(mesh, case.specs[2])
     return jax.jit(jnp.matmul, out_shardings=out, compiler_options=options).lower(*case.arguments(mesh)).compile()
 
 
-def by_force(case: Case, mesh: Any, in_turn: bool = False) -> Iterator[Callable[[], Any]]:
+def by_force(case: Case, mesh: Any, told: Mapping[str, str], in_turn: bool = False) -> Iterator[Callable[[], Any]]:
     """Compiled with a ring over every axis or pair of axes that has a collective, what is left by hand.
 
     With chunks of the weight `in_turn`: the rings that scatter.
@@ -110,10 +110,10 @@ def by_force(case: Case, mesh: Any, in_turn: bool = False) -> Iterator[Callable[
         rings = [partial(scattered, axis=a, order=order(a), gather=first, scatter=s) for a, s in parts]
         loops = [*([] if in_turn else [partial(_gathered, axis=first, order=order((first,)), scatter=rest)]), *rings]
     for loop in loops:
-        yield partial(_mapped, loop, case, mesh)
+        yield partial(_mapped, loop, case, mesh, told)
 
 
-def by_hand(case: Case, mesh: Any) -> Any:
+def by_hand(case: Case, mesh: Any, told: Mapping[str, str]) -> Any:
     """Compiled with the collectives written out."""
     first, rest = mesh.axis_names[0], tuple(mesh.axis_names[1:])
 
@@ -122,12 +122,13 @@ def by_hand(case: Case, mesh: Any) -> Any:
         whole = jax.lax.all_gather(lhs, first, axis=1, tiled=True) if into else lhs
         return jax.lax.psum_scatter(whole @ rhs, rest if into else first, scatter_dimension=1, tiled=True)
 
-    return _mapped(plain, case, mesh)
+    return _mapped(plain, case, mesh, told)
 
 
-def _mapped(matmul: Callable, case: Case, mesh: Any) -> Any:
+def _mapped(matmul: Callable, case: Case, mesh: Any, told: Mapping[str, str]) -> Any:
     specs = {"in_specs": tuple(case.specs[:2]), "out_specs": case.specs[2], "check_vma": False}
-    return jax.jit(jax.shard_map(matmul, mesh=mesh, **specs)).lower(*case.arguments(mesh)).compile()
+    mapped = jax.shard_map(matmul, mesh=mesh, **specs)
+    return jax.jit(mapped, compiler_options=dict(told)).lower(*case.arguments(mesh)).compile()
 
 
 def _gathered(lhs: jax.Array, rhs: jax.Array, axis: str, order: Sequence[int], scatter: tuple[str, ...]) -> jax.Array:
@@ -173,8 +174,8 @@ class Row:
         return self.hand / self.ours
 
 
-def measured(case: Case, mesh: Any, timer: Timer) -> Row:
-    """Compiles and times a case."""
+def measured(case: Case, mesh: Any, timer: Timer, told: Mapping[str, str]) -> Row:
+    """Compiles and times a case; the compiler is told the same in every column."""
 
     def seconds(compiling: Callable[[], Any]) -> float:
         try:
@@ -184,17 +185,18 @@ def measured(case: Case, mesh: Any, timer: Timer) -> Row:
                 raise
             return inf
 
-    planned = autoshard(jnp.matmul, mesh=mesh, in_shardings=tuple(case.specs[:2]), out_shardings=case.specs[2])
+    specs = {"in_shardings": tuple(case.specs[:2]), "out_shardings": case.specs[2]}
+    planned = autoshard(jnp.matmul, mesh=mesh, compiler_options=dict(told), **specs)
     arguments = case.arguments(mesh)
     rings = [op.ring for op in planned.plan(*arguments).operations if op.ring]
     return Row(
-        off=seconds(lambda: constrained(case, mesh, NO_LOOPS)),
-        default=seconds(lambda: constrained(case, mesh, None)),
-        hand=seconds(lambda: by_hand(case, mesh)),
+        off=seconds(lambda: constrained(case, mesh, {**told, **NO_LOOPS})),
+        default=seconds(lambda: constrained(case, mesh, dict(told))),
+        hand=seconds(lambda: by_hand(case, mesh, told)),
         ours=seconds(lambda: planned.lower(*arguments).compile()),
         ring=" ".join(f"{ring.kind} {''.join(ring.axes)}" for ring in rings),
-        forced=None if rings else min(map(seconds, by_force(case, mesh))),
-        in_turn=min(map(seconds, by_force(case, mesh, in_turn=True))),
+        forced=None if rings else min(map(seconds, by_force(case, mesh, told))),
+        in_turn=min(map(seconds, by_force(case, mesh, told, in_turn=True))),
     )
 
 
@@ -203,19 +205,22 @@ def main(
     model: Annotated[list[str], typer.Option(help=f"Any of {', '.join(MODELS)}.")] = list(MODELS),  # noqa: B006
     tokens: Annotated[list[int], typer.Option(help="Rows of the lhs.")] = [64, 512, 8192, 32768, 131072],  # noqa: B006
     matmul: Annotated[list[str], typer.Option(help="Any of q, kv, gate, o, down; all by default.")] = [],  # noqa: B006
+    option: Annotated[list[str], typer.Option(help="NAME=VALUE that the compiler is told, in every column.")] = [],  # noqa: B006
 ) -> None:
     """Prints the times, and how they compare where a ring was chosen and where none was."""
     console = Console()
     if not has_libtpu():
         console.print("needs the TPU compiler: pip install 'meshplan[tpu-aot]'")
         raise typer.Exit(1)
-    rows = []
+    if wrong := [text for text in option if "=" not in text]:
+        raise typer.BadParameter(f"{wrong[0]!r} is not NAME=VALUE", param_hint="--option")
+    rows, told = [], dict(text.split("=", 1) for text in option)
     for name in topology:
         mesh = topology_mesh(name)
         timer = timer_of(mesh)
         for of, count in ((m, t) for m in model for t in tokens):
             chosen = [c for c in cases(of, count, mesh.axis_names) if not matmul or c.name in matmul]
-            found = [measured(case, mesh, timer) for case in chosen]
+            found = [measured(case, mesh, timer, told) for case in chosen]
             console.print(_table(f"{of}, {count} tokens, {name}, µs", chosen, found))
             rows += found
     _summary(console, rows)
