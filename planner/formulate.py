@@ -25,7 +25,8 @@ FREE_TO_CUT = ("value", "copy")
 MOVED = ("copy", "const", "output")
 TOLD = ("slice", "input", "output")
 RINGED = "dot_general"
-WORTH = 0.98
+WORTH = 0.97
+"""The share of what it replaces that a ring may take: it has to win by more than its price may be wrong."""
 STORAGE = 1e-6
 """Of two plans that take the same time the thriftier one: holding a byte costs a millionth of reading it once."""
 

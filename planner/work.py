@@ -169,13 +169,14 @@ def summed_bytes(node: Node, strategies: Strategies) -> Array:
 
     A sum that stays is read and written in every step but the first. One that travels is added to the product that it
     meets: two read and one written. As compiled (libtpu 0.0.42), four of the products, if there are as many, have no
-    addition of their own; the last one is always apart, as one of its terms has just arrived.
+    addition of their own. The last one is always apart, as one of its terms has just arrived; it takes longer than the
+    others, which take as long as 2.5 reads or writes.
     """
     at, factor, _ = strategies.rings.T
     steps, rule, aval = ring_steps(strategies), strategies.rule, node.avals[0]
     elements = shard_elements(aval.shape, strategies.result(0), strategies.mesh).prod(1)
     stays = (at < len(rule.operands)) & ~np.isin(factor, [f for dim in rule.results[0] for f in dim])
-    travels = np.where(at == len(rule.operands), 3 * np.maximum(steps - 3, 1), 0)
+    travels = np.where(at == len(rule.operands), np.maximum(2.5 * steps - 6.5, 3), 0)
     passes = np.where(steps > 1, np.where(stays, 2 * (steps - 1), travels), 0)
     return passes * elements * max(SUM_BYTES, aval.itemsize)
 
