@@ -66,10 +66,10 @@ def cut_operand(eqn: Any) -> int:
     return _last(eqn.params["dimension_numbers"], [v.aval.ndim for v in eqn.invars], 0)[0]
 
 
-def pays(shape: Sequence[int], itemsize: int, scatters: Sequence[Axes], sizes: Sizes, least: int = LARGE) -> bool:
+def pays(shape: Sequence[int], itemsize: int, scatters: Sequence[Axes], sizes: Sizes, at_least: int = LARGE) -> bool:
     """Whether a device's result has that many bytes at least, and its parts fill whole tiles."""
     ways = prod(devices(axes, sizes) for axes in scatters)
-    large = itemsize * prod(shape) >= least
+    large = itemsize * prod(shape) >= at_least
     return large and len(shape) > 1 and shape[-1] % (ways * TILE[1]) == 0 and shape[-2] % TILE[0] == 0
 
 

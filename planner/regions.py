@@ -132,12 +132,12 @@ def _shard_shape(aval: Any, shard: Shard, mesh: Mapping[str, int]) -> list[int]:
     return [size // prod(mesh[axis] for axis in axes) for size, axes in zip(aval.shape, shard.dims)]
 
 
-def at_once(eqn: Any, local: Local, want: Shard, mesh: Mapping[str, int], torus: Torus, least: int) -> Local:
+def at_once(eqn: Any, local: Local, want: Shard, mesh: Mapping[str, int], torus: Torus, at_least: int) -> Local:
     """The same; a matmul whose result goes on to be scattered along its last dim does so itself."""
     made, *pins = local.results[0]
     aval, scatters = eqn.outvars[0].aval, leading_scatters(made, want, torus)
     shape = _shard_shape(aval, made, mesh)
-    if local.params is None or not scatters or not pays(shape, aval.dtype.itemsize, scatters, mesh, least):
+    if local.params is None or not scatters or not pays(shape, aval.dtype.itemsize, scatters, mesh, at_least):
         return local
     way = _path(after(made, scatters), *pins)
     return replace(local, results=(way,), instead=in_parts(eqn, local.params, scatters, mesh, SCOPE))
@@ -340,8 +340,8 @@ class _Run:
         wanted = [*local.results[0][1:2], *self.wanted_of(v), *([handed[v]] if v in handed else [])]
         if not wanted or any(shard.open & local.results[0][0].open for shard in wanted[1:]):
             return local
-        from_bytes = least(self.body.kind, self.copied(eqn, local))
-        return at_once(eqn, local, wanted[0], self.body.plan.mesh, self.body.torus, from_bytes)
+        at_least = least(self.body.kind, self.copied(eqn, local))
+        return at_once(eqn, local, wanted[0], self.body.plan.mesh, self.body.torus, at_least)
 
     def copied(self, eqn: Any, local: Local) -> int:
         """Bytes of the operand that a result in parts has cut, unless it is an argument of the program."""
