@@ -26,8 +26,9 @@ SMALL = 1 << 21
 """Bytes of a sum that are laid out anew sooner than a weight. Reshapes before a scatter would climb to the matmul that
 made it, which then cannot read its weight from the stack of a scan: it is copied first. They do not pass a barrier."""
 LARGE = 1 << 25
-"""Bytes from which on a matrix goes as it lies: told where to lie it is copied once more than libtpu would by itself, on
-v4 and v5p; on v5e nothing changes."""
+"""Bytes from which on a matrix goes as it lies: told where to lie it is copied once more than libtpu would by itself.
+
+So on v4 and v5p; on v5e nothing changes."""
 
 
 def reduce_scatter(x: jax.Array, axes: Axes, dim: int, ways: int) -> jax.Array:
